@@ -1,0 +1,77 @@
+"""Sources and the object store: fetch, inspect, upload. Runs in the orchestrator."""
+
+from temporalio import activity
+
+from activities.interface.artifacts import (
+    STAGE_SOURCE,
+    UPLOAD_ARTIFACT,
+    StagedArtifact,
+    StageInput,
+    UploadedArtifact,
+    UploadInput,
+)
+from activities.progress import StepClock, TransferProgress
+from loradock.artifacts.staging import Staged, StagingArea
+from loradock.artifacts.store import ArtifactStore
+from loradock.core.errors import LoradockError
+
+
+class ArtifactActivities:
+    """Activities on sources and the artifact store.
+
+    Args:
+        staging: this worker's disk area for what is being published.
+        store: where artifacts are kept.
+    """
+
+    def __init__(self, staging: StagingArea, store: ArtifactStore) -> None:
+        self._staging = staging
+        self._store = store
+
+    @activity.defn(name=STAGE_SOURCE.name, no_thread_cancel_exception=True)
+    def stage(self, given: StageInput) -> StagedArtifact:
+        """Fetch a source, hash and inspect it.
+
+        Raises:
+            LoradockError: what is wrong with the source or the adapter; `digest_mismatch`.
+        """
+        clock = StepClock("fetch")
+        staged = self._staging.stage(given.uri, _progress())
+        digest = staged.manifest.digest
+        if given.expect_digest is not None and digest != given.expect_digest:
+            self._staging.discard(digest)
+            raise LoradockError(
+                "digest_mismatch", f"{given.expect_digest} was expected, the source is {digest}"
+            )
+        step = clock.succeeded(bytes=staged.manifest.total_size, files=len(staged.manifest.files))
+        return StagedArtifact(manifest=staged.manifest, traits=staged.traits, step=step)
+
+    @activity.defn(name=UPLOAD_ARTIFACT.name, no_thread_cancel_exception=True)
+    def upload(self, given: UploadInput) -> UploadedArtifact:
+        """Store the artifact under its digest and point the version at it.
+
+        Another worker, or a lost disk, is no harm: the source is fetched again and must still have the same digest.
+        """
+        clock = StepClock("upload")
+        progress = _progress()
+        ref = given.ref
+        if not self._store.has(ref.digest):
+            staged = self._staging.find(ref.digest) or self._fetch_again(given)
+            self._store.upload(staged.path, staged.manifest, progress)
+        self._store.publish_pointer(ref.adapter, ref.version, ref.digest)
+        self._staging.discard(ref.digest)
+        return UploadedArtifact(artifact_uri=self._store.uri(ref.digest), step=clock.succeeded())
+
+    def _fetch_again(self, given: UploadInput) -> Staged:
+        staged = self._staging.stage(given.uri, _progress())
+        if staged.manifest.digest != given.ref.digest:
+            self._staging.discard(staged.manifest.digest)
+            raise LoradockError(
+                "source_changed",
+                f"{given.ref.served_name} was inspected as {given.ref.digest} and is another now",
+            )
+        return staged
+
+
+def _progress() -> TransferProgress:
+    return TransferProgress(lambda _: None)

@@ -1,0 +1,111 @@
+"""Deployment cards in the registry: what is served where, and what is being taken away."""
+
+from temporalio import activity
+
+from activities.interface.cards import (
+    COMMIT_LOAD,
+    COMMIT_UNLOAD,
+    MARK_LOST,
+    PLAN_LOAD,
+    PLAN_UNLOAD,
+    RESTORE_CARDS,
+    RETRACT_CARD,
+    STAGE_CARD,
+    WITHDRAW_CARDS,
+    CardInput,
+    CommitLoadInput,
+    MarkLostInput,
+    PlanLoadInput,
+    PlanUnloadInput,
+    UnloadPlanInput,
+)
+from activities.interface.common import Done
+from loradock.core.requests import EngineTarget, LoadPlan, OperationResult, UnloadPlan
+from loradock.registry import cards, loading, operation_steps, placement, runs, unloading
+from loradock.registry.database import Database
+
+LOAD_STEPS = ("download", "load", "verify")
+UNLOAD_STEPS = ("drain", "remove", "release")
+
+
+class CardActivities:
+    """Activities on cards; needs the registry's database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @activity.defn(name=PLAN_LOAD.name)
+    async def plan_load(self, given: PlanLoadInput) -> LoadPlan:
+        """Choose the engines; the operation is running from here on."""
+        async with self._database.transaction() as tx:
+            await runs.begin(tx, given.run, ())
+            plan = await placement.plan_load(tx, given.run, given.request)
+            await runs.begin(tx, given.run, _steps(LOAD_STEPS, plan.targets))
+        return plan
+
+    @activity.defn(name=STAGE_CARD.name)
+    async def stage(self, given: CardInput) -> Done:
+        """Write the card of a verified load; not routable yet."""
+        async with self._database.transaction() as tx:
+            await cards.stage(tx, given.run, given.ref, given.target, given.pool)
+            await operation_steps.record_steps(tx, given.run.operation, given.steps)
+        return Done()
+
+    @activity.defn(name=RETRACT_CARD.name)
+    async def retract(self, given: CardInput) -> Done:
+        """Take back the card that this operation staged, if it did."""
+        async with self._database.transaction() as tx:
+            await cards.retract_staged(tx, given.run, given.ref, given.target.engine)
+        return Done()
+
+    @activity.defn(name=COMMIT_LOAD.name)
+    async def commit_load(self, given: CommitLoadInput) -> OperationResult:
+        """Make the staged cards routable together and end the operation."""
+        async with self._database.transaction() as tx:
+            result = await loading.commit_load(tx, given.run, given.plan, given.ready, given.failed)
+            await operation_steps.record_steps(tx, given.run.operation, given.steps)
+        return result
+
+    @activity.defn(name=PLAN_UNLOAD.name)
+    async def plan_unload(self, given: PlanUnloadInput) -> UnloadPlan:
+        """Choose the cards; the operation is running from here on."""
+        async with self._database.transaction() as tx:
+            await runs.begin(tx, given.run, ())
+            plan = await unloading.plan_unload(tx, given.run, given.request)
+            await runs.begin(tx, given.run, _steps(UNLOAD_STEPS, [item.target for item in plan.items]))
+        return plan
+
+    @activity.defn(name=WITHDRAW_CARDS.name)
+    async def withdraw(self, given: UnloadPlanInput) -> Done:
+        """Stop traffic to all cards of the plan at once."""
+        async with self._database.transaction() as tx:
+            await unloading.withdraw(tx, given.run, given.plan)
+        return Done()
+
+    @activity.defn(name=RESTORE_CARDS.name)
+    async def restore(self, given: UnloadPlanInput) -> Done:
+        """Let traffic follow the plan's cards again, where the engine still lives."""
+        async with self._database.transaction() as tx:
+            await unloading.restore(tx, given.run, given.plan)
+        return Done()
+
+    @activity.defn(name=COMMIT_UNLOAD.name)
+    async def commit_unload(self, given: UnloadPlanInput) -> OperationResult:
+        """Forget the plan's cards and end the operation."""
+        async with self._database.transaction() as tx:
+            result = await unloading.commit_unload(tx, given.run, given.plan)
+            await operation_steps.record_steps(tx, given.run.operation, given.steps)
+        return result
+
+    @activity.defn(name=MARK_LOST.name)
+    async def mark_lost(self, given: MarkLostInput) -> Done:
+        """Declare one card lost, which could not be put back: no traffic follows it."""
+        async with self._database.transaction() as tx:
+            await cards.mark_card_lost(tx, given.run, given.ref, given.target, given.reason)
+        return Done()
+
+
+def _steps(
+    names: tuple[str, ...], targets: "list[EngineTarget] | tuple[EngineTarget, ...]"
+) -> list[tuple[str, str]]:
+    return [(name, target.engine) for target in targets for name in names]

@@ -1,0 +1,184 @@
+"""A host's engines: load and verify, drain and remove. Runs in the agent beside them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Final
+
+from temporalio import activity
+
+from activities.interface.hosts import (
+    LOAD_ADAPTER,
+    RESUME_ADAPTER,
+    UNLOAD_ADAPTER,
+    HostDone,
+    HostInput,
+    LoadAdapterInput,
+    LoadedAdapter,
+    UnloadAdapterInput,
+    UnloadedAdapter,
+)
+from activities.progress import ProgressReporter, StepClock
+from loradock.core.errors import LoradockError
+from loradock.core.models import StepReport
+from loradock.engines.protocol import (
+    AdapterState,
+    Command,
+    DrainCommand,
+    Engine,
+    LoadCommand,
+    LoadResult,
+    ResumeCommand,
+    UnloadCommand,
+    UnloadResult,
+)
+
+DRAIN_SLICE_SECONDS: Final = 2.0
+"""A long drain is waited for in slices, so that a cancel is heard between two of them."""
+
+HEARTBEAT_SECONDS: Final = 3.0
+
+WARM_UP_PROMPT: Final = "Hello"
+
+
+class EngineActivities:
+    """Activities on the engines of one host.
+
+    Args:
+        engines: by engine id.
+        reporter: told of each step as it begins.
+    """
+
+    def __init__(self, engines: Mapping[str, Engine], reporter: ProgressReporter) -> None:
+        self._engines = engines
+        self._reporter = reporter
+
+    @activity.defn(name=LOAD_ADAPTER.name)
+    async def load(self, given: LoadAdapterInput) -> LoadedAdapter:
+        """add_lora, then prove that the engine answers under the name.
+
+        Repeatable: the engine takes the same name and digest as loaded already.
+        """
+        engine = self._engine(given.target.engine)
+        clock = StepClock("load", given.target.engine)
+        self._reporter.report(given.run.operation, clock.running())
+        command = LoadCommand.of(given.ref, given.run, incarnation=given.target.incarnation, path=given.path)
+        async with heartbeats():
+            loaded = await engine.load(command)
+            if given.admit and loaded.adapter.state is AdapterState.DRAINING:
+                await engine.resume(ResumeCommand(**_words(given)))
+            step = clock.succeeded(outcome=loaded.outcome, engine_seconds=loaded.seconds)
+            verified = await self._verify(engine, given, loaded)
+        return LoadedAdapter(outcome=loaded.outcome, steps=(step, verified))
+
+    @activity.defn(name=UNLOAD_ADAPTER.name)
+    async def unload(self, given: UnloadAdapterInput) -> UnloadedAdapter:
+        """Refuse new requests, wait for the running ones, remove_lora, and see that it is gone.
+
+        An engine that has another incarnation, or on whose port nobody listens, holds nothing of ours any more.
+        """
+        engine = self._engine(given.target.engine)
+        try:
+            async with heartbeats():
+                return await self._drain_and_remove(engine, given)
+        except LoradockError as error:
+            if error.code == "incarnation_mismatch" or error.details.get("refused"):
+                step = StepClock("remove", given.target.engine).succeeded(outcome="engine_gone")
+                return UnloadedAdapter(outcome="engine_gone", steps=(step,))
+            raise
+
+    @activity.defn(name=RESUME_ADAPTER.name)
+    async def resume(self, given: HostInput) -> HostDone:
+        """Let requests in again: the undo of a drain. An adapter that is not there needs none."""
+        engine = self._engine(given.target.engine)
+        clock = StepClock("resume", given.target.engine)
+        with suppress_codes("adapter_not_loaded", "incarnation_mismatch"):
+            await engine.resume(ResumeCommand(**_words(given)))
+        return HostDone(step=clock.succeeded())
+
+    async def _verify(self, engine: Engine, given: LoadAdapterInput, loaded: LoadResult) -> StepReport:
+        clock = StepClock("verify", given.target.engine)
+        self._reporter.report(given.run.operation, clock.running())
+        if not loaded.adapter.resident or loaded.adapter.digest != given.ref.digest:
+            raise LoradockError(
+                "engine_not_verified",
+                f"{given.target.engine} does not list {given.ref.served_name} as resident with its digest",
+            )
+        probe = await engine.probe(given.ref.served_name, WARM_UP_PROMPT)
+        return clock.succeeded(first_token_seconds=round(probe.seconds, 4))
+
+    async def _drain_and_remove(self, engine: Engine, given: UnloadAdapterInput) -> UnloadedAdapter:
+        drain = StepClock("drain", given.target.engine)
+        steps: list[StepReport] = []
+        if not given.own_only:
+            self._reporter.report(given.run.operation, drain.running())
+            await self._drain(engine, given)
+            steps.append(drain.succeeded())
+        remove = StepClock("remove", given.target.engine)
+        self._reporter.report(given.run.operation, remove.running())
+        removed = await self._remove(engine, given)
+        return UnloadedAdapter(
+            outcome=removed.outcome, steps=(*steps, remove.succeeded(outcome=removed.outcome))
+        )
+
+    async def _drain(self, engine: Engine, given: UnloadAdapterInput) -> None:
+        clock = asyncio.get_running_loop()
+        deadline = clock.time() + given.drain_seconds
+        with suppress_codes("adapter_not_loaded"):
+            while True:
+                left = max(0.0, deadline - clock.time())
+                command = DrainCommand(**_words(given), wait_seconds=min(left, DRAIN_SLICE_SECONDS))
+                drained = await engine.drain(command)
+                if drained.outcome == "drained" or left <= 0:
+                    return
+
+    async def _remove(self, engine: Engine, given: UnloadAdapterInput) -> UnloadResult:
+        command = UnloadCommand(
+            **_words(given),
+            only_operation=given.run.operation if given.own_only else None,
+            drain_seconds=0,
+            on_timeout="abort" if given.cut_requests else "keep_draining",
+        )
+        return await engine.unload(command)
+
+    def _engine(self, name: str) -> Engine:
+        try:
+            return self._engines[name]
+        except KeyError:
+            raise LoradockError("engine_not_found", f"this agent has no engine {name}") from None
+
+
+def _words(given: HostInput | LoadAdapterInput | UnloadAdapterInput) -> dict[str, str | int]:
+    """What every command carries."""
+    command = Command(
+        served_name=given.ref.served_name, incarnation=given.target.incarnation, **given.run.model_dump()
+    )
+    return command.model_dump()
+
+
+@asynccontextmanager
+async def heartbeats() -> AsyncIterator[None]:
+    """Heartbeat while the body runs: a cancel and a dead agent are both noticed by it."""
+
+    async def beat() -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@contextmanager
+def suppress_codes(*codes: str) -> Iterator[None]:
+    """Like `contextlib.suppress`, for our error codes."""
+    try:
+        yield
+    except LoradockError as error:
+        if error.code not in codes:
+            raise

@@ -1,0 +1,86 @@
+"""A host's cache: artifacts come in, pinned for an engine, and are let go. Runs in the host's agent."""
+
+import asyncio
+from collections.abc import Mapping
+
+from temporalio import activity
+
+from activities.interface.hosts import (
+    DOWNLOAD_ADAPTER,
+    RELEASE_ADAPTER,
+    DownloadedAdapter,
+    HostDone,
+    HostInput,
+)
+from activities.progress import ProgressReporter, StepClock, TransferProgress
+from loradock.artifacts.cache import HostCache
+from loradock.artifacts.store import ArtifactStore
+from loradock.core.errors import LoradockError
+from loradock.engines.protocol import Engine
+
+
+class CacheActivities:
+    """Activities on the host's cache.
+
+    Args:
+        cache: the host's.
+        store: where artifacts come from.
+        engines: by engine id: a file that an engine lists is never let go.
+        reporter: told of transfers while they go on.
+    """
+
+    def __init__(
+        self,
+        cache: HostCache,
+        store: ArtifactStore,
+        engines: Mapping[str, Engine],
+        reporter: ProgressReporter,
+    ) -> None:
+        self._cache = cache
+        self._store = store
+        self._engines = engines
+        self._reporter = reporter
+
+    @activity.defn(name=DOWNLOAD_ADAPTER.name, no_thread_cancel_exception=True)
+    def download(self, given: HostInput) -> DownloadedAdapter:
+        """Bring the artifact into the cache, verified, pinned for the engine's present life.
+
+        Repeatable: what is there already and sound is kept; a transfer that was cut goes on where it stopped.
+        """
+        clock = StepClock("download", given.target.engine)
+        operation = given.run.operation
+
+        def tell(done: int) -> None:
+            self._reporter.report(operation, clock.running(bytes=done))
+
+        progress = TransferProgress(tell)
+        self._cache.pin(given.ref, holder(given))
+        cached = self._cache.ensure(given.ref, self._store, progress)
+        step = clock.succeeded(bytes=cached.bytes, outcome=cached.outcome)
+        return DownloadedAdapter(path=str(cached.path), outcome=cached.outcome, step=step)
+
+    @activity.defn(name=RELEASE_ADAPTER.name)
+    async def release(self, given: HostInput) -> HostDone:
+        """Let go of the files, unless the engine still lists the adapter: deleting those would kill it."""
+        clock = StepClock("release", given.target.engine)
+        if await self._still_listed(given):
+            return HostDone(step=clock.succeeded(outcome="kept: the engine lists it"))
+        await asyncio.to_thread(self._cache.release, given.ref, holder(given))
+        return HostDone(step=clock.succeeded(outcome="released"))
+
+    async def _still_listed(self, given: HostInput) -> bool:
+        engine = self._engines.get(given.target.engine)
+        if engine is None:
+            return True  # an unknown holder means keep
+        try:
+            state = await engine.state()
+        except LoradockError as error:
+            return not error.details.get("refused")
+        if state.incarnation != given.target.incarnation:
+            return False
+        return state.adapter(given.ref.served_name) is not None
+
+
+def holder(given: HostInput) -> str:
+    """Who holds a cached artifact: one life of one engine."""
+    return f"{given.target.engine}:{given.target.incarnation}"

@@ -1,0 +1,63 @@
+"""Activities on versions in the registry."""
+
+from typing import Final
+
+from activities.interface.common import ActivitySpec, Done
+from loradock.core.models import (
+    AdapterTraits,
+    Manifest,
+    Model,
+    RunRef,
+    StepReport,
+    VersionRef,
+)
+from loradock.core.requests import (
+    Labels,
+    OperationResult,
+    PublishRequest,
+    ReservedVersion,
+)
+
+
+class BeginPublishInput(Model):
+    """Begins a publish: marks the operation running and lists its steps."""
+
+    run: RunRef
+    request: PublishRequest
+
+
+class ReserveInput(Model):
+    """Binds the digest to a version number, before its bytes are stored."""
+
+    run: RunRef
+    actor: str
+    adapter: str
+    uri: str
+    base_model: str | None
+    labels: Labels
+    manifest: Manifest
+    traits: AdapterTraits
+    steps: tuple[StepReport, ...] = ()
+
+
+class RegisterInput(Model):
+    """Makes a reserved version ready and ends the operation, in one transaction."""
+
+    run: RunRef
+    ref: VersionRef
+    artifact_uri: str
+    already_published: bool
+    steps: tuple[StepReport, ...] = ()
+
+
+class FailVersionInput(Model):
+    """Marks a reserved version as failed: the undo of its reservation."""
+
+    run: RunRef
+    ref: VersionRef
+
+
+BEGIN_PUBLISH: Final = ActivitySpec("begin_publish", BeginPublishInput, Done)
+RESERVE_VERSION: Final = ActivitySpec("reserve_version", ReserveInput, ReservedVersion)
+REGISTER_VERSION: Final = ActivitySpec("register_version", RegisterInput, OperationResult)
+FAIL_VERSION: Final = ActivitySpec("fail_version", FailVersionInput, Done)

@@ -1,0 +1,81 @@
+"""Timing of steps, and telling of them while they go on."""
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from temporalio import activity
+from temporalio.exceptions import CancelledError
+
+from loradock.core.models import StepReport, StepState, utc_now
+
+TELL_EVERY_SECONDS: Final = 1.0
+
+
+class ProgressReporter(Protocol):
+    """Where a host's activities tell how far they are. Never waits, never fails: it is for people who watch."""
+
+    def report(self, operation: str, step: StepReport) -> None:
+        """Tell of a step as it stands now."""
+
+
+class StepClock:
+    """Measures one step of one activity attempt.
+
+    Args:
+        name: the step's name, as the operation lists it.
+        engine: engine id, empty when no single engine is worked on.
+    """
+
+    def __init__(self, name: str, engine: str = "") -> None:
+        self._name = name
+        self._engine = engine
+        self._started_at: datetime = utc_now()
+
+    def running(self, **detail: Any) -> StepReport:
+        """The step as it stands in the middle."""
+        return self._report(StepState.RUNNING, None, detail)
+
+    def succeeded(self, **detail: Any) -> StepReport:
+        """The step, ended well now."""
+        return self._report(StepState.SUCCEEDED, utc_now(), detail)
+
+    def _report(self, state: StepState, ended_at: datetime | None, detail: dict[str, Any]) -> StepReport:
+        return StepReport(
+            name=self._name,
+            engine=self._engine,
+            state=state,
+            attempt=activity.info().attempt,
+            started_at=self._started_at,
+            ended_at=ended_at,
+            detail=detail,
+        )
+
+
+class TransferProgress:
+    """Heartbeats a transfer, tells of it, and ends it when the activity is cancelled. Called from the transfer's thread.
+
+    Args:
+        tell: called with the bytes so far, about once a second.
+    """
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+        self._done = 0
+        self._next = 0.0
+
+    def advance(self, size: int) -> None:
+        """Count `size` more bytes.
+
+        Raises:
+            temporalio.exceptions.CancelledError: the activity was cancelled.
+        """
+        self._done += size
+        if activity.is_cancelled():
+            raise CancelledError("the transfer was cancelled")
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + TELL_EVERY_SECONDS
+            activity.heartbeat(self._done)
+            self._tell(self._done)

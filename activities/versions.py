@@ -1,0 +1,75 @@
+"""Versions in the registry: reserved before their bytes are stored, ready or failed after."""
+
+from temporalio import activity
+
+from activities.interface.common import Done
+from activities.interface.versions import (
+    BEGIN_PUBLISH,
+    FAIL_VERSION,
+    REGISTER_VERSION,
+    RESERVE_VERSION,
+    BeginPublishInput,
+    FailVersionInput,
+    RegisterInput,
+    ReserveInput,
+)
+from loradock.core.models import Failure, OperationState
+from loradock.core.requests import OperationResult, ReservedVersion
+from loradock.registry import operation_steps, runs, versions
+from loradock.registry.database import Database
+
+PUBLISH_STEPS = (("fetch", ""), ("upload", ""))
+
+
+class VersionActivities:
+    """Activities on versions; needs the registry's database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @activity.defn(name=BEGIN_PUBLISH.name)
+    async def begin_publish(self, given: BeginPublishInput) -> Done:
+        """Mark the operation as running and list its steps."""
+        async with self._database.transaction() as tx:
+            await runs.begin(tx, given.run, PUBLISH_STEPS)
+        return Done()
+
+    @activity.defn(name=RESERVE_VERSION.name)
+    async def reserve(self, given: ReserveInput) -> ReservedVersion:
+        """Bind the digest to a version number: the same digest always gives the same number."""
+        async with self._database.transaction() as tx:
+            reserved = await versions.reserve(
+                tx,
+                given.run,
+                adapter=given.adapter,
+                manifest=given.manifest,
+                traits=given.traits,
+                source_uri=given.uri,
+                base_model=given.base_model,
+                labels=given.labels,
+                actor=given.actor,
+            )
+            await runs.set_version(tx, given.run, reserved.ref.version)
+            await operation_steps.record_steps(tx, given.run.operation, given.steps)
+        return reserved
+
+    @activity.defn(name=REGISTER_VERSION.name)
+    async def register(self, given: RegisterInput) -> OperationResult:
+        """Make the version ready and end the operation, in one transaction."""
+        result = OperationResult(
+            version=given.ref.version, digest=given.ref.digest, already_published=given.already_published
+        )
+        async with self._database.transaction() as tx:
+            await runs.claim(tx, given.run)
+            await versions.mark_ready(tx, given.run, given.ref, given.artifact_uri)
+            await operation_steps.record_steps(tx, given.run.operation, given.steps)
+            await runs.finish(tx, given.run, OperationState.SUCCEEDED, result=result)
+        return result
+
+    @activity.defn(name=FAIL_VERSION.name)
+    async def fail(self, given: FailVersionInput) -> Done:
+        """Mark a reserved version as failed; a ready one is left alone."""
+        why = Failure(code="version_not_ready", message=f"its publish failed: see {given.run.operation}")
+        async with self._database.transaction() as tx:
+            await versions.mark_failed(tx, given.run, given.ref, why)
+        return Done()

@@ -1,0 +1,1 @@
+"""Words that every room speaks: names, ids, errors, settings, and the models that cross rooms."""

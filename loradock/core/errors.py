@@ -1,0 +1,177 @@
+"""The one error tree. Every failure that can be foreseen has a code here, a status and a remedy.
+
+A code is stable: scripts, gates and the Temporal UI (where it is the failure's type) rely on it. `docs/errors.md` is made from
+this catalog and a test keeps the two equal.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+MESSAGE_LIMIT: Final = 2000
+"""Characters of a message that are kept: a failure over Temporal's payload limit (2 MiB) would be retried for ever."""
+
+
+class Fault(StrEnum):
+    """Who has to act."""
+
+    CALLER = "caller"
+    """The request, the artifact or a setting must change: the same call again fails again."""
+    STATE = "state"
+    """Something else is in the way now: the same call may go through later."""
+    SYSTEM = "system"
+    """A part does not answer or broke: retried by itself where that can help."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSpec:
+    """One line of the catalog.
+
+    Attributes:
+        status: HTTP status when the API can tell at once.
+        fault: who has to act.
+        title: what it means, one sentence.
+        remedy: what to do about it, one sentence.
+        retryable: whether an activity that meets it is tried again by Temporal.
+    """
+
+    status: int
+    fault: Fault
+    title: str
+    remedy: str
+    retryable: bool = False
+
+
+def _caller(status: int, title: str, remedy: str) -> ErrorSpec:
+    return ErrorSpec(status, Fault.CALLER, title, remedy)
+
+
+def _state(status: int, title: str, remedy: str) -> ErrorSpec:
+    return ErrorSpec(status, Fault.STATE, title, remedy)
+
+
+def _system(status: int, title: str, remedy: str, *, retryable: bool = True) -> ErrorSpec:
+    return ErrorSpec(status, Fault.SYSTEM, title, remedy, retryable)
+
+
+CATALOG: Final[dict[str, ErrorSpec]] = {
+    # Requests
+    "invalid_request": _caller(422, "The request does not have the form that the call expects.", "Compare it with the OpenAPI page at /docs; the message names the field."),
+    "invalid_name": _caller(422, "The name breaks the rule for adapter, alias, engine or pool names.", "Use letters, digits, '.', '_' and '-', at most 63 characters, starting with a letter or digit; adapters may have one 'org/' in front."),
+    "unauthorized": _caller(401, "There is no token, or a wrong one.", "Send 'Authorization: Bearer <token>' with a token that this service knows."),
+    "forbidden": _caller(403, "The token does not allow this call.", "Use a token with the right for it."),
+    "not_found": _caller(404, "There is no such page.", "See the paths at /docs."),
+    "method_not_allowed": _caller(405, "The path exists, but not with this method.", "See the paths at /docs."),
+    "adapter_not_found": _caller(404, "No adapter has this name.", "List the adapters with 'loradock ls'; publish it first."),
+    "version_not_found": _caller(404, "The adapter has no such version.", "See 'loradock show NAME'."),
+    "alias_not_found": _caller(404, "The adapter has no such alias.", "See 'loradock show NAME'."),
+    "engine_not_found": _caller(404, "No engine has this id.", "See 'loradock ls engines'."),
+    "pool_not_found": _caller(404, "No engine has ever joined this pool.", "See the pools in 'loradock ls engines'."),
+    "pool_ambiguous": _caller(422, "More than one pool serves this base model.", "Name the pool in the request."),
+    "operation_not_found": _caller(404, "There is no operation with this id.", "See 'loradock ops'."),
+    "agent_not_found": _caller(404, "No agent has this id.", "The agent registers itself at its first lease; see its log."),
+    "idempotency_key_reused": _caller(422, "This Idempotency-Key was used for another request.", "Use a new key for a new request."),
+    "revision_mismatch": _state(412, "The thing was changed by somebody else in the meantime.", "Read it again, look at the change, and send the new revision in If-Match."),
+    "adapter_busy": _state(409, "Another operation on this adapter is still running.", "Wait for the operation named in the answer, or abort it."),
+    "version_not_ready": _state(409, "The version is not published, or its publish failed.", "Publish it again; 'loradock show NAME' gives the reason."),
+    "version_not_loaded": _state(409, "No engine of the pool serves this version.", "Load it first."),
+    "version_in_use": _state(409, "The version is still served somewhere.", "Unload it first."),
+    "version_has_weight": _state(409, "The version takes traffic while another one is loaded.", "Move the traffic first (rollout), or repeat the call with force."),
+    "base_model_mismatch": _caller(422, "The adapter belongs to another base model than the pool or the earlier versions.", "Choose the pool of its base model, or publish it under another name."),
+    "base_model_unknown": _caller(422, "Nothing tells which base model the adapter is for.", "Give base_model with the first version."),
+    "operation_ended": _state(409, "The operation has ended already.", "Start a new one."),
+    "too_many_requests": _state(429, "Too many operations at once.", "Try again after the time in Retry-After."),
+    "request_too_large": _caller(413, "The request body is larger than this call takes.", "Send less; artifacts are published by their address, not in the body."),
+    # Sources and artifacts
+    "unsupported_scheme": _caller(422, "The source's address has a scheme that is not supported.", "Use file:// or s3://."),
+    "invalid_source_uri": _caller(422, "The source's address is not well formed.", "Use file:///absolute/folder or s3://bucket/prefix, without credentials, query or fragment."),
+    "source_not_allowed": _caller(403, "The source lies outside what this service may read.", "Put it under one of LORADOCK_FILE_ROOTS or in a bucket of LORADOCK_SOURCE_BUCKETS, or have these settings changed."),
+    "source_not_found": _caller(422, "Nothing is at the source's address.", "Check the address; for file:// the folder must be on the orchestrator's disk."),
+    "source_denied": _caller(422, "The source refused the service's credentials.", "Give the service's identity the right to read it."),
+    "source_unavailable": _system(503, "The source did not answer, or broke off.", "It is retried; check the network and the store if it stays."),
+    "source_changed": _caller(422, "The source changed while it was read.", "Publish from a folder that nobody writes to."),
+    "source_too_large": _caller(422, "The source has more files or bytes than allowed.", "Publish the adapter's own files only, or raise the limit in the settings."),
+    "weights_missing": _caller(422, "The folder has no adapter_model.safetensors.", "Save the adapter with PEFT's save_pretrained (safetensors is its default)."),
+    "config_missing": _caller(422, "The folder has no adapter_config.json.", "Publish the folder that PEFT's save_pretrained wrote."),
+    "config_invalid": _caller(422, "adapter_config.json is not a PEFT LoRA config that can be served.", "The message names the field; save the adapter again with PEFT."),
+    "pickle_refused": _caller(422, "The weights are a pickle (.bin, .pt): they can run code when opened.", "Convert them to safetensors and publish again."),
+    "weights_corrupt": _caller(422, "The safetensors file is cut or damaged.", "Copy it again from where it was made; its size must fit its header."),
+    "adapter_not_supported": _caller(422, "The adapter uses something that the engine cannot serve.", "The message names it (for instance DoRA or modules_to_save); train without it."),
+    "digest_mismatch": _caller(422, "The artifact's digest is not the expected one.", "Check which weights you meant; nothing was published."),
+    "artifact_missing": _caller(422, "The artifact is not in the object store.", "Publish the version again: its bytes are restored under the same digest."),
+    "artifact_corrupt": _system(500, "Bytes do not have the hash that the manifest names.", "They are fetched again; if it stays, the store's copy is damaged: publish the version again."),
+    "artifact_conflict": _state(409, "The object store holds something else under this version.", "Never write into Loradock's prefix by hand; see the audit for who published it."),
+    "store_unavailable": _system(503, "The object store did not answer.", "It is retried; check LORADOCK_OBJECT_STORE and the store itself."),
+    "store_denied": _caller(503, "The object store refused the service's credentials.", "Check the credentials that the orchestrator and the agents run with."),
+    "disk_full": _state(507, "There is no room on the disk.", "Free space on the host, or give the cache another folder."),
+    "disk_error": _system(500, "The local disk refused to read or write.", "Check the permissions and the health of LORADOCK_CACHE_DIR and LORADOCK_STAGING_DIR."),
+    "staging_lost": _system(503, "The orchestrator's staged copy is gone.", "It is fetched from the source again."),
+    # Engines
+    "engine_unreachable": _system(503, "The engine does not answer.", "It is retried for a while; check the vLLM process on the host."),
+    "engine_restarted": _state(409, "The engine is another process than the one the operation began with.", "Start the operation again."),
+    "engine_lost": _state(409, "The engine's agent does not renew its lease.", "Check the agent and the host; the operation can be repeated when it is back."),
+    "engine_unauthorized": _caller(503, "The engine refused the agent's token.", "Give agent and engine the same LORADOCK_ENGINE_TOKEN."),
+    "engine_error": _system(502, "The engine failed inside.", "It is retried; see the engine's log."),
+    "engine_not_supported": _caller(501, "This engine cannot do it (version, or started without LoRA).", "Start vLLM with --enable-lora in a version that the extension is tested with."),
+    "engine_not_verified": _state(502, "The engine says the adapter is loaded, but it does not answer for it.", "See the engine's log; the load was put back."),
+    "incarnation_mismatch": _state(409, "The call meant another life of this engine.", "The engine restarted; start the operation again."),
+    "stale_epoch": _state(409, "A later operation has taken over.", "Nothing to do: this call came too late and was refused."),
+    "adapter_conflict": _state(409, "The engine serves something else under this name.", "Report it: served names are never reused; reconcile the engine."),
+    "int_id_conflict": _state(409, "The engine's number of this version belongs to another adapter there.", "Unload the foreign adapter from the engine."),
+    "no_free_slot": _state(409, "The engine has no usable slot left.", "Unload a version, or start the engine with more --max-loras."),
+    "drain_timeout": _state(409, "Requests were still running when the drain's time was over.", "Give a longer drain, or force the unload."),
+    "adapter_not_loaded": _state(404, "The engine does not hold this adapter.", "Load it first."),
+    "rank_too_high": _caller(422, "The adapter's rank is above the engine's --max-lora-rank.", "Start the engines with a higher --max-lora-rank, or train with a lower rank."),
+    "adapter_corrupt": _caller(422, "The engine could not read the adapter's files.", "Publish the adapter again."),
+    "wrong_base_model": _caller(422, "The adapter's shapes do not fit the engine's base model.", "Load it into the pool of its own base model."),
+    "unexpected_modules": _caller(422, "The adapter has modules that the engine's model does not know.", "Train it for this base model."),
+    "path_without_digest": _caller(400, "The path given to the engine does not carry the digest.", "Report it: paths are made by the agent's cache."),
+    "unload_failed": _system(502, "The engine still holds the adapter after its removal.", "It is retried; restart the engine if it stays."),
+    "no_engine_alive": _state(503, "No engine of the pool is alive.", "Start an engine with its agent; see 'loradock ls engines'."),
+    "not_enough_engines": _state(409, "Fewer engines became ready than the request asked for.", "See the operation's steps for what each engine said."),
+    # Operations
+    "agent_unreachable": _state(503, "The host's agent took no work in time.", "Start the agent on the host; the operation can be repeated."),
+    "agent_timeout": _state(504, "The host's agent stopped in the middle of its work.", "Start the agent on the host; the operation can be repeated."),
+    "operation_cancelled": _state(409, "The operation was cancelled and put back.", "Start it again if that was not meant."),
+    "workflow_terminated": _state(409, "The operation's workflow was ended by hand in Temporal.", "What it had done was put back; start it again."),
+    "operation_superseded": _state(409, "Another run has taken over this operation.", "Nothing to do: this run was refused."),
+    "compensation_failed": _system(500, "Something could not be put back.", "See the operation's steps; the reconciler goes on with it.", retryable=False),
+    # Parts of the service
+    "database_unavailable": _system(503, "Postgres does not answer.", "It is retried; check LORADOCK_DATABASE_URL."),
+    "schema_outdated": _system(503, "The database does not have the schema that this program needs.", "Run 'loradock migrate' with this version of the program."),
+    "temporal_unavailable": _system(503, "Temporal does not answer.", "The operation is kept and starts when Temporal is back."),
+    "not_ready": _state(503, "A part of the service is not ready.", "See /readyz for which."),
+    "stack_running": _state(409, "A stack is already running in this folder.", "Stop it first, or use it: .loradock/dev.json has its addresses."),
+    "stack_failed": _system(500, "A part of the embedded stack did not start.", "The message ends with the part's last log lines.", retryable=False),
+    "engine_environment_missing": _caller(500, "The environment with vLLM is not installed.", "Run 'make .venv-engine', or use '--engine simulated'."),
+    "setting_invalid": _caller(500, "A setting is missing or malformed.", "The message names it; .env.example lists all of them."),
+    "internal_error": _system(500, "Something failed that should not.", "Report it with the operation's id and the log."),
+}  # fmt: skip
+
+
+class LoradockError(Exception):
+    """A failure with a code of the catalog.
+
+    Args:
+        code: a key of `CATALOG`.
+        message: what happened, with the names that matter and never a secret; cut to `MESSAGE_LIMIT`.
+        details: further facts for machines (JSON values only).
+    """
+
+    def __init__(self, code: str, message: str, **details: Any) -> None:
+        if code not in CATALOG:
+            raise ValueError(f"unknown error code {code!r}")
+        self.code = code
+        self.message = message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"
+        self.details = details
+        super().__init__(f"{code}: {self.message}")
+
+    @property
+    def spec(self) -> ErrorSpec:
+        """The catalog's line for this code."""
+        return CATALOG[self.code]
+
+    @property
+    def retryable(self) -> bool:
+        """Whether trying the same again can help."""
+        return self.spec.retryable

@@ -1,0 +1,32 @@
+"""Identifiers made by us, and the Temporal names that follow from them."""
+
+import uuid_utils
+
+
+def new_operation_id() -> str:
+    """A fresh operation id: sorts by time (UUIDv7), safe in URLs."""
+    return f"op-{uuid_utils.uuid7().hex}"
+
+
+def workflow_id(operation: str) -> str:
+    """The id of an operation's workflow."""
+    return f"op/{operation}"
+
+
+def child_workflow_id(operation: str, step: str, engine: str) -> str:
+    """The id of a child that works on one engine: one per operation, step and engine."""
+    return f"op/{operation}/{step}/{engine}"
+
+
+LIFECYCLE_QUEUE = "lifecycle"
+"""The orchestrators' task queue."""
+
+
+def host_io_queue(agent: str) -> str:
+    """The queue on which one host's agent downloads: it outlives the process, as the cache does."""
+    return f"host-{agent}-io"
+
+
+def host_engine_queue(agent: str) -> str:
+    """The queue on which one host's agent calls its engines."""
+    return f"host-{agent}-engine"

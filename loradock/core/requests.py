@@ -1,0 +1,198 @@
+"""What callers ask for, and the plans that the registry makes of it."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints, model_validator
+
+from loradock.core.models import Digest, Model, VersionRef
+from loradock.core.names import AdapterName, SimpleName
+
+Seconds = Annotated[float, Field(ge=0, le=24 * 3600)]
+
+Labels = dict[
+    Annotated[str, StringConstraints(min_length=1, max_length=63)],
+    Annotated[str, StringConstraints(max_length=255)],
+]
+
+
+class LoadPolicy(StrEnum):
+    """What a load does when an engine fails."""
+
+    ALL = "all"
+    """Every engine is put back to before."""
+    BEST_EFFORT = "best_effort"
+    """The engines that became ready serve, if they are enough."""
+
+
+class PublishRequest(Model):
+    """Publish a folder of weights as a version of an adapter.
+
+    Attributes:
+        uri: `file:///folder` or `s3://bucket/prefix`.
+        base_model: needed for the first version unless all engines serve one base model.
+        expect_digest: the publish fails when the weights are others.
+    """
+
+    adapter: AdapterName
+    uri: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+    base_model: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None
+    expect_digest: Digest | None = None
+    labels: Labels = Field(default_factory=dict)
+
+
+class LoadRequest(Model):
+    """Load a version on engines of a pool.
+
+    Attributes:
+        engines: these only; None is every engine of the pool that is alive.
+        min_ready: for `best_effort`: how many engines must become ready.
+    """
+
+    adapter: AdapterName
+    version: int = Field(ge=1)
+    pool: SimpleName
+    engines: tuple[SimpleName, ...] | None = Field(default=None, min_length=1, max_length=2000)
+    policy: LoadPolicy = LoadPolicy.ALL
+    min_ready: int = Field(default=1, ge=1)
+
+
+class UnloadRequest(Model):
+    """Unload a version (or all versions) of an adapter from engines of a pool.
+
+    Attributes:
+        version: None is every loaded version.
+        drain_seconds: how long requests that run may go on.
+        force: unload a version that has weight, and cut requests that outlast the drain.
+    """
+
+    adapter: AdapterName
+    version: int | None = Field(default=None, ge=1)
+    pool: SimpleName
+    engines: tuple[SimpleName, ...] | None = Field(default=None, min_length=1, max_length=2000)
+    drain_seconds: Seconds = 30.0
+    force: bool = False
+
+
+class EngineTarget(Model):
+    """An engine that an operation is to work on, in the life that it was planned for.
+
+    Attributes:
+        agent: the host agent beside it, whose queues take the work.
+    """
+
+    engine: str
+    agent: str
+    incarnation: str
+
+
+class LoadPlan(Model):
+    """Where a load goes."""
+
+    ref: VersionRef
+    pool: str
+    base_model: str
+    targets: tuple[EngineTarget, ...]
+
+
+class UnloadItem(Model):
+    """One card that an unload takes away.
+
+    Attributes:
+        lost: the card was lost already: the engine is not asked, only the card goes.
+    """
+
+    target: EngineTarget
+    ref: VersionRef
+    lost: bool = False
+
+
+class UnloadPlan(Model):
+    """What an unload takes away."""
+
+    adapter: str
+    pool: str
+    items: tuple[UnloadItem, ...]
+    versions: tuple[int, ...]
+
+
+class ReservedVersion(Model):
+    """A version number bound to a digest before its bytes are stored.
+
+    Attributes:
+        already_published: the same weights are a ready version: nothing is left to do but to check the bytes.
+    """
+
+    ref: VersionRef
+    already_published: bool
+
+
+class EngineReport(Model):
+    """What an agent says of one engine with each renewal of its lease.
+
+    Attributes:
+        reachable: whether the engine's extension answered; the rest is the last known state if not.
+        incarnation: None while the engine was never reached.
+        usable_slots: how many adapters may be resident at once.
+        resident: served names that the engine holds.
+        limitations: promises that this engine cannot keep, one sentence each.
+    """
+
+    engine: SimpleName
+    url: Annotated[str, StringConstraints(max_length=500)]
+    kind: Annotated[str, StringConstraints(max_length=40)]
+    reachable: bool
+    incarnation: Annotated[str, StringConstraints(max_length=100)] | None = None
+    base_model: Annotated[str, StringConstraints(max_length=500)] | None = None
+    engine_version: Annotated[str, StringConstraints(max_length=100)] | None = None
+    max_loras: int = Field(default=0, ge=0)
+    usable_slots: int = Field(default=0, ge=0)
+    free_slots: int = Field(default=0, ge=0)
+    max_lora_rank: int = Field(default=0, ge=0)
+    resident: tuple[Annotated[str, StringConstraints(max_length=150)], ...] = Field(
+        default=(), max_length=10_000
+    )
+    limitations: tuple[Annotated[str, StringConstraints(max_length=500)], ...] = Field(
+        default=(), max_length=50
+    )
+
+    @model_validator(mode="after")
+    def _reachable_means_known(self) -> "EngineReport":
+        if self.reachable and (self.incarnation is None or self.base_model is None):
+            raise ValueError("a reachable engine has an incarnation and a base model")
+        return self
+
+
+class LeaseRenewal(Model):
+    """One call of an agent for all its engines.
+
+    Attributes:
+        instance: one per agent process; a second live process under one agent id is told apart by it.
+        labels: facts for placement, e.g. zone.
+    """
+
+    agent: SimpleName
+    instance: Annotated[str, StringConstraints(min_length=8, max_length=64)]
+    pool: SimpleName
+    agent_version: Annotated[str, StringConstraints(max_length=40)]
+    engines: tuple[EngineReport, ...] = Field(min_length=1, max_length=1000)
+    labels: Labels = Field(default_factory=dict)
+
+
+class OperationResult(Model):
+    """What an operation brought about, for its row and its caller.
+
+    Attributes:
+        version: the version that it made or moved.
+        engines: the engines where it took effect.
+        failed_engines: engines that did not become ready (`best_effort`), with the code of each.
+        note: one sentence for people.
+    """
+
+    version: int | None = None
+    digest: str | None = None
+    already_published: bool = False
+    engines: tuple[str, ...] = ()
+    failed_engines: dict[str, str] = Field(default_factory=dict)
+    note: str = ""
+    details: dict[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,149 @@
+"""All settings of the service's processes: environment variables with the prefix `LORADOCK_`.
+
+`.env.example` lists them with their meaning; a test keeps the two equal.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from loradock.core.errors import LoradockError
+
+
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loradock"
+
+
+class Settings(BaseSettings):
+    """What a process of the service may be told from outside. Each process uses the part that it needs.
+
+    Attributes:
+        database_url: `postgresql://user:password@host:port/name`.
+        temporal_ui_url: where people open Temporal's UI; links in operations begin with it.
+        object_store: `s3://bucket/prefix` or `file:///folder`.
+        object_store_endpoint: for S3-compatible stores; credentials come from the normal AWS chain.
+        api_token: one token for one operator, whose name in the audit is `operator`.
+        api_tokens: further tokens by actor name, as JSON: `{"alice": "…"}`.
+        agent_token: what host agents show to the API.
+        file_roots: folders below which `file://` sources may lie; none means no `file://` at all.
+        source_buckets: buckets that `s3://` sources may name; `*` is any.
+        engine_token: the bearer token of the engines' extension.
+        engine_api_key: vLLM's own `--api-key`, for warm-up prompts.
+        agent_lease_seconds: how long an engine counts as alive after its agent's last word.
+        agent_renew_seconds: how often an agent renews.
+        source_max_bytes, source_max_files: limits on what one publish may read.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="LORADOCK_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    database_url: SecretStr | None = None
+    database_pool_size: int = Field(default=10, ge=1, le=200)
+
+    temporal_address: str = "127.0.0.1:7233"
+    temporal_namespace: str = "default"
+    temporal_ui_url: str | None = None
+    temporal_api_key: SecretStr | None = None
+    temporal_tls: bool = False
+
+    object_store: str | None = None
+    object_store_endpoint: str | None = None
+    object_store_region: str = "us-east-1"
+
+    api_url: str = "http://127.0.0.1:8400"
+    api_token: SecretStr | None = None
+    api_tokens: dict[str, SecretStr] = Field(default_factory=dict)
+    agent_token: SecretStr | None = None
+
+    file_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    source_buckets: Annotated[tuple[str, ...], NoDecode] = ()
+    source_endpoint: str | None = None
+    source_max_bytes: int = Field(default=16 * 1024**3, ge=1)
+    source_max_files: int = Field(default=1000, ge=1)
+    staging_dir: Path = Field(default_factory=lambda: _cache_home() / "staging")
+    cache_dir: Path = Field(default_factory=lambda: _cache_home() / "adapters")
+
+    agent_id: str | None = None
+    pool: str = "default"
+    engines: Annotated[tuple[tuple[str, str], ...], NoDecode] = ()
+    engine_kind: str = "vllm"
+    engine_token: SecretStr | None = None
+    engine_token_file: Path | None = None
+    engine_api_key: SecretStr | None = None
+    agent_lease_seconds: float = Field(default=10.0, gt=0)
+    agent_renew_seconds: float = Field(default=2.0, gt=0)
+
+    @field_validator("file_roots", mode="before")
+    @classmethod
+    def _split_paths(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(Path(part) for part in value.split(os.pathsep) if part)
+        return value
+
+    @field_validator("source_buckets", mode="before")
+    @classmethod
+    def _split_words(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("engines", mode="before")
+    @classmethod
+    def _split_engines(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.strip().partition("=") for part in value.split(",") if part.strip()]
+        if any(not name or not url.startswith(("http://", "https://")) for name, _, url in pairs):
+            raise ValueError("engines are given as id=http://host:port, separated by commas")
+        return tuple((name, url.rstrip("/")) for name, _, url in pairs)
+
+    @field_validator("api_url", "temporal_ui_url", "object_store_endpoint", "source_endpoint")
+    @classmethod
+    def _no_trailing_slash(cls, value: str | None) -> str | None:
+        return value.rstrip("/") if value else None
+
+    def require(self, name: str) -> Any:
+        """The value of a setting that this process cannot do without; secrets come out in plain text.
+
+        Raises:
+            LoradockError: `setting_invalid`.
+        """
+        value = getattr(self, name)
+        if value is None or value == "":
+            raise LoradockError("setting_invalid", f"LORADOCK_{name.upper()} is not set")
+        return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+    def require_engine_token(self) -> str:
+        """The extension's bearer token, from the setting or its file.
+
+        Raises:
+            LoradockError: `setting_invalid`.
+        """
+        if self.engine_token_file is None:
+            return str(self.require("engine_token"))
+        try:
+            return self.engine_token_file.read_text().strip()
+        except OSError as error:
+            raise LoradockError(
+                "setting_invalid", f"LORADOCK_ENGINE_TOKEN_FILE cannot be read: {error.strerror}"
+            ) from None
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment (and `.env`).
+
+    Raises:
+        LoradockError: `setting_invalid`, naming the variables and never their values.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        names = ", ".join(
+            f"LORADOCK_{str(part['loc'][0]).upper()}: {part['msg']}"
+            for part in error.errors(include_input=False)
+        )
+        raise LoradockError("setting_invalid", names) from None

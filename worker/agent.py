@@ -1,0 +1,123 @@
+"""The host agent: beside its engines, it keeps the host's cache, calls the engines and holds their lease."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from pydantic import SecretStr
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from activities.engines import EngineActivities
+from activities.failures import FailureInterceptor
+from activities.host_cache import CacheActivities
+from loradock.artifacts.building import open_cache, open_store
+from loradock.core.errors import LoradockError
+from loradock.core.ids import host_engine_queue, host_io_queue
+from loradock.core.names import check_simple_name
+from loradock.core.settings import Settings
+from loradock.engines.protocol import Engine
+from loradock.engines.vllm import VllmEngine
+from worker.control_plane import ControlPlane
+from worker.leases import HostIdentity, LeaseKeeper, Superseded
+from worker.lifetime import run_until_stopped
+from worker.temporal import GRACEFUL_SHUTDOWN, connect
+
+_log = logging.getLogger(__name__)
+
+DOWNLOADS_AT_ONCE = 4
+ENGINE_CALLS_AT_ONCE = 32
+"""The extension lets one load or unload in at a time by itself; long drains beside each other are fine."""
+
+
+def host_workers(
+    client: Client,
+    agent: str,
+    cache: CacheActivities,
+    engines: EngineActivities,
+    executor: ThreadPoolExecutor,
+) -> list[Worker]:
+    """The workers on one host's two queues."""
+    io = Worker(
+        client,
+        task_queue=host_io_queue(agent),
+        activities=[cache.download, cache.release],
+        activity_executor=executor,
+        max_concurrent_activities=DOWNLOADS_AT_ONCE,
+        interceptors=[FailureInterceptor()],
+        graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
+    )
+    engine = Worker(
+        client,
+        task_queue=host_engine_queue(agent),
+        activities=[engines.load, engines.unload, engines.resume],
+        max_concurrent_activities=ENGINE_CALLS_AT_ONCE,
+        interceptors=[FailureInterceptor()],
+        graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
+    )
+    return [io, engine]
+
+
+async def run(
+    settings: Settings, identity: HostIdentity, urls: Mapping[str, str], ready_file: Path | None
+) -> None:
+    """Run until SIGINT or SIGTERM, or until another process takes this agent's place.
+
+    Raises:
+        LoradockError: a setting is missing or wrong; Temporal does not answer at the start.
+    """
+    token = SecretStr(settings.require_engine_token())
+    async with AsyncExitStack() as stack:
+        engines: dict[str, Engine] = {}
+        for name, url in urls.items():
+            engines[name] = VllmEngine(url, token, api_key=settings.engine_api_key)
+            stack.push_async_callback(engines[name].aclose)
+        control_plane = ControlPlane(settings.api_url, settings.require("agent_token"), identity.agent)
+        stack.push_async_callback(control_plane.aclose)
+        keeper = LeaseKeeper(identity, engines, urls, control_plane)
+        cache = CacheActivities(open_cache(settings), open_store(settings), engines, control_plane)
+        client = await connect(settings)
+        executor = stack.enter_context(ThreadPoolExecutor(DOWNLOADS_AT_ONCE, thread_name_prefix="download"))
+        workers = host_workers(
+            client, identity.agent, cache, EngineActivities(engines, control_plane), executor
+        )
+        loops = [_keep_lease(keeper, settings.agent_renew_seconds), control_plane.send_reports()]
+        _log.info("agent %s ready: engines %s", identity.agent, ", ".join(urls))
+        await run_until_stopped(workers, loops, ready_file)
+
+
+async def _keep_lease(keeper: LeaseKeeper, seconds: float) -> None:
+    complained = False
+    while True:
+        try:
+            await keeper.renew()
+            complained = False
+        except Superseded:
+            raise LoradockError(
+                "forbidden", "another process has taken this agent's place: stopping"
+            ) from None
+        except LoradockError as error:
+            if error.code == "unauthorized":
+                raise
+            if not complained:
+                _log.warning("the lease was not renewed: %s", error)
+            complained = True
+        await asyncio.sleep(seconds)
+
+
+def main(
+    settings: Settings, agent_id: str, engines: Mapping[str, str], pool: str, ready_file: Path | None = None
+) -> None:
+    """Run an agent; used by `loradock agent`.
+
+    Raises:
+        LoradockError: `invalid_name`, `setting_invalid`.
+    """
+    for name in (agent_id, pool, *engines):
+        check_simple_name(name)
+    if not engines:
+        raise LoradockError("setting_invalid", "an agent needs at least one engine (--engine id=url)")
+    asyncio.run(run(settings, HostIdentity(agent_id, pool), engines, ready_file))

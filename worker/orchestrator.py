@@ -1,0 +1,123 @@
+"""The orchestrator: runs the workflows, the registry's and the artifacts' activities, and the outbox."""
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from activities.artifacts import ArtifactActivities
+from activities.cards import CardActivities
+from activities.failures import FailureInterceptor
+from activities.operations import OperationActivities
+from activities.versions import VersionActivities
+from loradock.artifacts.building import open_staging, open_store
+from loradock.core.ids import LIFECYCLE_QUEUE
+from loradock.core.settings import Settings
+from loradock.registry import agents
+from loradock.registry.database import Database
+from worker import search_attributes
+from worker.lifetime import run_until_stopped
+from worker.loops import repeat
+from worker.relay import Relay
+from worker.sweeper import Sweeper
+from worker.temporal import GRACEFUL_SHUTDOWN, STICKY_TIMEOUT, connect, workflow_runner
+from workflows.load_adapter import LoadAdapter
+from workflows.load_on_engine import LoadOnEngine
+from workflows.publish_version import PublishVersion
+from workflows.recover_operation import RecoverOperation
+from workflows.unload_adapter import UnloadAdapter
+from workflows.unload_from_engine import UnloadFromEngine
+
+_log = logging.getLogger(__name__)
+
+WORKFLOWS = (PublishVersion, LoadAdapter, LoadOnEngine, UnloadAdapter, UnloadFromEngine, RecoverOperation)
+
+RELAY_SECONDS = 1.0
+SWEEP_SECONDS = 5.0
+LEASE_CHECK_SECONDS = 1.0
+STAGING_SWEEP_SECONDS = 3600.0
+TRANSFERS_AT_ONCE = 8
+
+
+def lifecycle_worker(
+    client: Client, database: Database, artifacts: ArtifactActivities, executor: ThreadPoolExecutor
+) -> Worker:
+    """The worker on the lifecycle queue."""
+    operations, versions, cards = (
+        OperationActivities(database),
+        VersionActivities(database),
+        CardActivities(database),
+    )
+    return Worker(
+        client,
+        task_queue=LIFECYCLE_QUEUE,
+        workflows=WORKFLOWS,
+        activities=[
+            operations.mark_compensating,
+            operations.finish,
+            operations.take_over,
+            versions.begin_publish,
+            versions.reserve,
+            versions.register,
+            versions.fail,
+            cards.plan_load,
+            cards.stage,
+            cards.retract,
+            cards.commit_load,
+            cards.plan_unload,
+            cards.withdraw,
+            cards.restore,
+            cards.commit_unload,
+            cards.mark_lost,
+            artifacts.stage,
+            artifacts.upload,
+        ],
+        activity_executor=executor,
+        workflow_runner=workflow_runner(),
+        interceptors=[FailureInterceptor()],
+        graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
+        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+    )
+
+
+async def run(settings: Settings, ready_file: Path | None) -> None:
+    """Run until SIGINT or SIGTERM.
+
+    Raises:
+        LoradockError: a setting is missing, or Postgres or Temporal does not answer at the start.
+    """
+    database = Database(settings.require("database_url"), settings.database_pool_size)
+    try:
+        await database.ping()
+        client = await connect(settings)
+        await search_attributes.register(client)
+        staging = open_staging(settings)
+        artifacts = ArtifactActivities(staging, open_store(settings))
+        sweeper = Sweeper(database, client)
+        relay = Relay(database, client, sweeper)
+        with ThreadPoolExecutor(TRANSFERS_AT_ONCE, thread_name_prefix="transfer") as executor:
+            worker = lifecycle_worker(client, database, artifacts, executor)
+            loops = [
+                repeat("relay", RELAY_SECONDS, relay.run_once),
+                repeat("sweeper", SWEEP_SECONDS, sweeper.run_once),
+                repeat("leases", LEASE_CHECK_SECONDS, lambda: _expire_leases(database)),
+                repeat("staging", STAGING_SWEEP_SECONDS, lambda: asyncio.to_thread(staging.sweep)),
+            ]
+            _log.info("orchestrator ready: queue %s at %s", LIFECYCLE_QUEUE, settings.temporal_address)
+            await run_until_stopped([worker], loops, ready_file)
+    finally:
+        await database.dispose()
+
+
+async def _expire_leases(database: Database) -> None:
+    async with database.transaction() as tx:
+        for engine in await agents.expire_leases(tx):
+            _log.warning("the lease of engine %s ran out: its cards are lost", engine)
+
+
+def main(settings: Settings, ready_file: Path | None = None) -> None:
+    """Run the orchestrator; used by `loradock orchestrator`."""
+    asyncio.run(run(settings, ready_file))

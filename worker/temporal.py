@@ -1,0 +1,52 @@
+"""One way to reach Temporal, for every process."""
+
+from datetime import timedelta
+from typing import Final
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RPCError
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from loradock.core.errors import LoradockError
+from loradock.core.settings import Settings
+
+GRACEFUL_SHUTDOWN: Final = timedelta(seconds=10)
+"""How long running activities may go on when the process is asked to stop (the SDK's default is 0)."""
+
+STICKY_TIMEOUT: Final = timedelta(seconds=2)
+"""How long a workflow waits for the worker that knows it before another one may take it: what a kill -9 costs."""
+
+
+async def connect(settings: Settings, *, lazy: bool = False) -> Client:
+    """A client with our converter.
+
+    Raises:
+        LoradockError: `temporal_unavailable`.
+    """
+    key = settings.temporal_api_key
+    try:
+        return await Client.connect(
+            settings.temporal_address,
+            namespace=settings.temporal_namespace,
+            data_converter=pydantic_data_converter,
+            tls=settings.temporal_tls,
+            api_key=key.get_secret_value() if key else None,
+            lazy=lazy,
+        )
+    except (RuntimeError, RPCError) as error:
+        raise LoradockError(
+            "temporal_unavailable", f"{settings.temporal_address}: {str(error)[:300]}"
+        ) from None
+
+
+def workflow_runner() -> SandboxedWorkflowRunner:
+    """The sandbox, with the modules passed through that are deterministic and costly to load anew.
+
+    What is passed through holds no state; pydantic models must be the same classes inside and outside. The workflow
+    files themselves are not: they are what the sandbox watches.
+    """
+    restrictions = SandboxRestrictions.default.with_passthrough_modules(
+        "loradock.core", "activities.interface", "uuid_utils", "pydantic_settings", "dotenv"
+    )
+    return SandboxedWorkflowRunner(restrictions=restrictions)

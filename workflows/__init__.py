@@ -1,0 +1,1 @@
+"""Decisions, one file per workflow: side effects are in `activities`, facts in Postgres."""

@@ -1,0 +1,103 @@
+"""What every operation's workflow does around its story: who it is, what it tells, and how it ends when it fails."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.interface.operations import FINISH_OPERATION, MARK_COMPENSATING, FinishInput, RunInput
+    from loradock.core.models import Failure, OperationState, RunRef, StepReport, StepState
+    from loradock.core.requests import OperationResult
+    from workflows import search_attributes
+    from workflows.calls import REGISTRY, call
+    from workflows.failures import as_workflow_failure, failure_of, is_cancel
+    from workflows.inputs import OperationStart
+    from workflows.saga import Saga
+
+
+class Operation:
+    """The state that every operation's workflow has: its run, its saga, and the steps it has to tell of."""
+
+    def __init__(self, start: OperationStart) -> None:
+        self.run = RunRef(operation=start.operation, run_id=workflow.info().run_id, epoch=start.epoch)
+        self.actor = start.actor
+        self.saga = Saga()
+        self._steps: dict[tuple[str, str], StepReport] = {}
+        self._lines: list[str] = []
+
+    @property
+    def steps(self) -> tuple[StepReport, ...]:
+        """The steps told so far, in their order."""
+        return tuple(self._steps.values())
+
+    def note_steps(self, *reports: StepReport) -> None:
+        """Keep what a step reported, for the operation's row."""
+        for report in reports:
+            self._steps[(report.name, report.engine)] = report
+
+    def tell(self, phase: str, line: str) -> None:
+        """Say in the Temporal UI where the operation stands: the phase to search for, a line to read."""
+        workflow.upsert_search_attributes([search_attributes.PHASE.value_set(phase)])
+        self._lines.append(f"- {line}")
+        workflow.set_current_details("\n".join(self._lines))
+
+    async def tell_story(self, story: Callable[[], Awaitable[OperationResult]]) -> OperationResult:
+        """Run the story; when it fails or is cancelled, put everything back, end the operation and raise why."""
+        try:
+            return await story()
+        except (asyncio.CancelledError, Exception) as error:
+            failure = failure_of(error)
+            not_undone = await self._put_back(failure)
+            await self._finish(failure, aborted=is_cancel(error), repairs_pending=bool(not_undone))
+            if is_cancel(error):
+                raise
+            raise as_workflow_failure(failure, not_undone=not_undone) from error
+
+    async def _put_back(self, failure: Failure) -> list[str]:
+        if not self.saga.has_undos or failure.code == "operation_superseded":
+            return []
+        self.tell("compensating", f"**{failure.code}**: {failure.message}: putting everything back")
+        self.saga.before("mark compensating", self._mark_compensating)
+        return await self.saga.compensate()
+
+    async def _mark_compensating(self) -> None:
+        await call(
+            MARK_COMPENSATING, RunInput(run=self.run), REGISTRY, summary="say that it is being put back"
+        )
+
+    async def _finish(self, failure: Failure, *, aborted: bool, repairs_pending: bool) -> None:
+        if failure.code == "operation_superseded":
+            return
+        state = OperationState.ABORTED if aborted else OperationState.FAILED
+        self.tell(state, f"ended as **{state}**: {failure.code}: {failure.message}")
+        end = FinishInput(
+            run=self.run, state=state, failure=failure, steps=self.steps, repairs_pending=repairs_pending
+        )
+        saga = Saga()
+        await saga.pivot(lambda: call(FINISH_OPERATION, end, REGISTRY, summary=f"end the operation: {state}"))
+
+
+def step_now(
+    name: str,
+    state: StepState,
+    *,
+    started_at: datetime,
+    engine: str = "",
+    error: Failure | None = None,
+) -> StepReport:
+    """A step that the workflow itself has timed."""
+    return StepReport(
+        name=name,
+        engine=engine,
+        state=state,
+        attempt=1,
+        started_at=started_at,
+        ended_at=workflow.now(),
+        error=error,
+    )
+
+
+CHILD_TASK_TIMEOUT = timedelta(seconds=5)
+"""How long a dead worker may hold a child's workflow task before another one gets it."""

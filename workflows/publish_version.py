@@ -1,0 +1,119 @@
+"""PublishVersion: from a source's address to an immutable version whose bytes are in the object store."""
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.interface.artifacts import (
+        STAGE_SOURCE,
+        UPLOAD_ARTIFACT,
+        StagedArtifact,
+        StageInput,
+        UploadedArtifact,
+        UploadInput,
+    )
+    from activities.interface.versions import (
+        BEGIN_PUBLISH,
+        FAIL_VERSION,
+        REGISTER_VERSION,
+        RESERVE_VERSION,
+        BeginPublishInput,
+        FailVersionInput,
+        RegisterInput,
+        ReserveInput,
+    )
+    from loradock.core.requests import OperationResult, ReservedVersion
+    from workflows.calls import REGISTRY, SOURCE, STORE, call
+    from workflows.inputs import PublishInput
+    from workflows.operation import Operation
+
+
+@workflow.defn(name="PublishVersion")
+class PublishVersion:
+    """validate → fetch and inspect → reserve the number → upload → register.
+
+    The reservation is written before the bytes are: what the store holds is always named by a row.
+    """
+
+    @workflow.init
+    def __init__(self, given: PublishInput) -> None:
+        self._request = given.request
+        self._operation = Operation(given.start)
+        self._saga = self._operation.saga
+
+    @workflow.run
+    async def run(self, given: PublishInput) -> OperationResult:
+        """Publish, or end with nothing published."""
+        del given  # kept by __init__
+        return await self._operation.tell_story(self._story)
+
+    async def _story(self) -> OperationResult:
+        await self._begin()
+        staged = await self._fetch_and_inspect()
+        reserved = await self._reserve(staged)
+        uploaded = await self._upload(reserved)
+        return await self._register(reserved, uploaded)
+
+    async def _begin(self) -> None:
+        begin = BeginPublishInput(run=self._operation.run, request=self._request)
+        await self._saga.checked(call(BEGIN_PUBLISH, begin, REGISTRY, summary="mark as running"))
+
+    async def _fetch_and_inspect(self) -> StagedArtifact:
+        self._operation.tell("fetching", f"fetching and inspecting `{self._request.uri}`")
+        stage = StageInput(
+            operation=self._operation.run.operation,
+            uri=self._request.uri,
+            expect_digest=self._request.expect_digest,
+        )
+        staged = await self._saga.checked(
+            call(STAGE_SOURCE, stage, SOURCE, summary=f"fetch and inspect {self._request.uri}")
+        )
+        self._operation.note_steps(staged.step)
+        return staged
+
+    async def _reserve(self, staged: StagedArtifact) -> ReservedVersion:
+        reserve = ReserveInput(
+            run=self._operation.run,
+            actor=self._operation.actor,
+            adapter=self._request.adapter,
+            uri=self._request.uri,
+            base_model=self._request.base_model,
+            labels=self._request.labels,
+            manifest=staged.manifest,
+            traits=staged.traits,
+            steps=self._operation.steps,
+        )
+        reserved = await self._saga.checked(
+            call(
+                RESERVE_VERSION, reserve, REGISTRY, summary=f"reserve a version for {staged.manifest.digest}"
+            )
+        )
+        known = " (known already)" if reserved.already_published else ""
+        self._operation.tell("uploading", f"`{reserved.ref.served_name}` is `{reserved.ref.digest}`{known}")
+        return reserved
+
+    async def _upload(self, reserved: ReservedVersion) -> UploadedArtifact:
+        failed = FailVersionInput(run=self._operation.run, ref=reserved.ref)
+        self._saga.before(
+            "mark the version failed",
+            lambda: call(FAIL_VERSION, failed, REGISTRY, summary="mark the version failed"),
+        )
+        upload = UploadInput(operation=self._operation.run.operation, uri=self._request.uri, ref=reserved.ref)
+        uploaded = await self._saga.checked(
+            call(UPLOAD_ARTIFACT, upload, STORE, summary=f"upload {reserved.ref.served_name}")
+        )
+        self._operation.note_steps(uploaded.step)
+        return uploaded
+
+    async def _register(self, reserved: ReservedVersion, uploaded: UploadedArtifact) -> OperationResult:
+        register = RegisterInput(
+            run=self._operation.run,
+            ref=reserved.ref,
+            artifact_uri=uploaded.artifact_uri,
+            already_published=reserved.already_published,
+            steps=self._operation.steps,
+        )
+        result = await self._saga.pivot(
+            lambda: call(REGISTER_VERSION, register, REGISTRY, summary=f"register {reserved.ref.served_name}")
+        )
+        self._operation.tell("succeeded", f"published as **{reserved.ref.served_name}**")
+        return result

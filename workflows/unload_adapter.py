@@ -1,0 +1,130 @@
+"""UnloadAdapter: traffic away, requests drained, slots really free, files released; or everything as it was."""
+
+import asyncio
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities.interface.cards import (
+        COMMIT_UNLOAD,
+        MARK_LOST,
+        PLAN_UNLOAD,
+        RESTORE_CARDS,
+        WITHDRAW_CARDS,
+        MarkLostInput,
+        PlanUnloadInput,
+        UnloadPlanInput,
+    )
+    from loradock.core.errors import LoradockError
+    from loradock.core.requests import OperationResult, UnloadItem, UnloadPlan
+    from workflows.calls import REGISTRY, call
+    from workflows.children import ChildSteps, load_on_engine, steps_of_failure, unload_from_engine
+    from workflows.failures import failure_of
+    from workflows.fan_out import Outcome, fan_out, first_failure
+    from workflows.inputs import LoadOnEngineInput, UnloadFromEngineInput, UnloadInput
+    from workflows.operation import Operation
+
+ENGINES_AT_ONCE = 50
+
+UnloadOutcome = Outcome[UnloadItem, ChildSteps]
+
+
+@workflow.defn(name="UnloadAdapter")
+class UnloadAdapter:
+    """withdraw the cards (traffic stops) → UnloadFromEngine for each → forget the cards."""
+
+    @workflow.init
+    def __init__(self, given: UnloadInput) -> None:
+        self._request = given.request
+        self._operation = Operation(given.start)
+        self._saga = self._operation.saga
+
+    @workflow.run
+    async def run(self, given: UnloadInput) -> OperationResult:
+        """Unload, or put back what was served."""
+        del given  # kept by __init__
+        return await self._operation.tell_story(self._story)
+
+    async def _story(self) -> OperationResult:
+        plan = await self._choose_cards()
+        await self._withdraw(plan)
+        await self._unload_everywhere(plan)
+        return await self._commit(plan)
+
+    async def _choose_cards(self) -> UnloadPlan:
+        request = PlanUnloadInput(run=self._operation.run, request=self._request)
+        return await self._saga.checked(call(PLAN_UNLOAD, request, REGISTRY, summary="choose cards"))
+
+    async def _withdraw(self, plan: UnloadPlan) -> None:
+        where = ", ".join(f"`{item.ref.served_name}` from {item.target.engine}" for item in plan.items)
+        self._operation.tell("draining", f"unloading {where}")
+        cards = UnloadPlanInput(run=self._operation.run, plan=plan)
+        self._saga.before(
+            "put the cards back",
+            lambda: call(RESTORE_CARDS, cards, REGISTRY, summary="put the cards back"),
+        )
+        await self._saga.checked(call(WITHDRAW_CARDS, cards, REGISTRY, summary="withdraw the cards"))
+
+    async def _unload_everywhere(self, plan: UnloadPlan) -> None:
+        held = [item for item in plan.items if not item.lost]
+        outcomes = await self._saga.checked(
+            fan_out(
+                held,
+                lambda item: self._unload_from(plan, item),
+                limit=ENGINES_AT_ONCE,
+                stop_at_first_failure=False,
+            )
+        )
+        for outcome in outcomes:
+            reported = outcome.result.steps if outcome.result else steps_of_failure(outcome.error)
+            self._operation.note_steps(*reported)
+        failed = first_failure(outcomes)
+        if failed is not None and failed.error is not None:
+            why = failure_of(failed.error)
+            engine = failed.item.target.engine
+            raise LoradockError(why.code, f"{engine}: {why.message}", engine=engine, **why.details)
+
+    async def _unload_from(self, plan: UnloadPlan, item: UnloadItem) -> ChildSteps:
+        self._saga.before(
+            f"load {item.ref.served_name} on {item.target.engine} again",
+            lambda: self._load_again(plan, item),
+        )
+        return await unload_from_engine(
+            UnloadFromEngineInput(
+                run=self._operation.run,
+                actor=self._operation.actor,
+                target=item.target,
+                ref=item.ref,
+                pool=plan.pool,
+                drain_seconds=self._request.drain_seconds,
+                cut_requests=self._request.force,
+            )
+        )
+
+    async def _load_again(self, plan: UnloadPlan, item: UnloadItem) -> None:
+        """The undo of one engine's unload; where it fails the card is lost, and is not put back to serving."""
+        try:
+            await load_on_engine(
+                LoadOnEngineInput(
+                    run=self._operation.run,
+                    actor=self._operation.actor,
+                    target=item.target,
+                    ref=item.ref,
+                    pool=plan.pool,
+                    restore=True,
+                )
+            )
+        except (asyncio.CancelledError, Exception) as error:
+            lost = MarkLostInput(
+                run=self._operation.run, target=item.target, ref=item.ref, reason=failure_of(error).code
+            )
+            await call(MARK_LOST, lost, REGISTRY, summary=f"{item.target.engine} could not be put back")
+            raise
+
+    async def _commit(self, plan: UnloadPlan) -> OperationResult:
+        commit = UnloadPlanInput(run=self._operation.run, plan=plan, steps=self._operation.steps)
+        result = await self._saga.pivot(
+            lambda: call(COMMIT_UNLOAD, commit, REGISTRY, summary="forget the cards")
+        )
+        self._operation.tell("succeeded", "unloaded; the slots are free")
+        return result
