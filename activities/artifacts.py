@@ -11,7 +11,7 @@ from activities.interface.artifacts import (
     UploadInput,
 )
 from activities.progress import StepClock, TransferProgress
-from loradock.artifacts.staging import Staged, StagingArea
+from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.core.errors import LoradockError
 
@@ -24,7 +24,7 @@ class ArtifactActivities:
         store: where artifacts are kept.
     """
 
-    def __init__(self, staging: StagingArea, store: ArtifactStore) -> None:
+    def __init__(self, staging: Staging, store: ArtifactStore) -> None:
         self._staging = staging
         self._store = store
 
@@ -53,16 +53,18 @@ class ArtifactActivities:
         Another worker, or a lost disk, is no harm: the source is fetched again and must still have the same digest.
         """
         clock = StepClock("upload")
-        progress = _progress()
         ref = given.ref
-        if not self._store.has(ref.digest):
-            staged = self._staging.find(ref.digest) or self._fetch_again(given)
-            self._store.upload(staged.path, staged.manifest, progress)
+        sent = self._upload(given)
         self._store.publish_pointer(ref.adapter, ref.version, ref.digest)
         self._staging.discard(ref.digest)
-        return UploadedArtifact(artifact_uri=self._store.uri(ref.digest), step=clock.succeeded())
+        return UploadedArtifact(artifact_uri=self._store.uri(ref.digest), step=clock.succeeded(bytes=sent))
 
-    def _fetch_again(self, given: UploadInput) -> Staged:
+    def _upload(self, given: UploadInput) -> int:
+        try:
+            return self._upload_staged(given.ref.digest)
+        except LoradockError as error:
+            if error.code != "staging_lost":
+                raise
         staged = self._staging.stage(given.uri, _progress())
         if staged.manifest.digest != given.ref.digest:
             self._staging.discard(staged.manifest.digest)
@@ -70,7 +72,11 @@ class ArtifactActivities:
                 "source_changed",
                 f"{given.ref.served_name} was inspected as {given.ref.digest} and is another now",
             )
-        return staged
+        return self._upload_staged(given.ref.digest)
+
+    def _upload_staged(self, digest: str) -> int:
+        with self._staging.hold(digest) as staged:
+            return self._store.upload(staged.path, staged.manifest, _progress())
 
 
 def _progress() -> TransferProgress:

@@ -14,7 +14,7 @@ from activities.interface.hosts import (
 )
 from activities.progress import ProgressReporter, StepClock, TransferProgress
 from loradock.artifacts.cache import HostCache
-from loradock.artifacts.store import ArtifactStore
+from loradock.artifacts.leases import Holder
 from loradock.core.errors import LoradockError
 from loradock.engines.protocol import Engine
 
@@ -24,7 +24,6 @@ class CacheActivities:
 
     Args:
         cache: the host's.
-        store: where artifacts come from.
         engines: by engine id: a file that an engine lists is never let go.
         reporter: told of transfers while they go on.
     """
@@ -32,12 +31,10 @@ class CacheActivities:
     def __init__(
         self,
         cache: HostCache,
-        store: ArtifactStore,
         engines: Mapping[str, Engine],
         reporter: ProgressReporter,
     ) -> None:
         self._cache = cache
-        self._store = store
         self._engines = engines
         self._reporter = reporter
 
@@ -55,9 +52,9 @@ class CacheActivities:
 
         progress = TransferProgress(tell)
         self._cache.pin(given.ref, holder(given))
-        cached = self._cache.ensure(given.ref, self._store, progress)
-        step = clock.succeeded(bytes=cached.bytes, outcome=cached.outcome)
-        return DownloadedAdapter(path=str(cached.path), outcome=cached.outcome, step=step)
+        cached = self._cache.ensure(given.ref, progress=progress)
+        step = clock.succeeded(bytes=cached.bytes, outcome=str(cached.outcome))
+        return DownloadedAdapter(path=str(cached.path), outcome=str(cached.outcome), step=step)
 
     @activity.defn(name=RELEASE_ADAPTER.name)
     async def release(self, given: HostInput) -> HostDone:
@@ -81,6 +78,6 @@ class CacheActivities:
         return state.adapter(given.ref.served_name) is not None
 
 
-def holder(given: HostInput) -> str:
+def holder(given: HostInput) -> Holder:
     """Who holds a cached artifact: one life of one engine."""
-    return f"{given.target.engine}:{given.target.incarnation}"
+    return Holder(given.target.engine, given.target.incarnation)

@@ -68,8 +68,8 @@ class VersionActivities:
 
     @activity.defn(name=FAIL_VERSION.name)
     async def fail(self, given: FailVersionInput) -> Done:
-        """Mark a reserved version as failed; a ready one is left alone."""
+        """Mark the version that the operation reserved as failed; a ready one is left alone."""
         why = Failure(code="version_not_ready", message=f"its publish failed: see {given.run.operation}")
         async with self._database.transaction() as tx:
-            await versions.mark_failed(tx, given.run, given.ref, why)
+            await versions.mark_reserved_failed(tx, given.run, given.adapter, why)
         return Done()

@@ -14,7 +14,7 @@ from temporalio.worker import Worker
 from activities.engines import EngineActivities
 from activities.failures import FailureInterceptor
 from activities.host_cache import CacheActivities
-from loradock.artifacts.building import open_cache, open_store
+from loradock.artifacts.build import open_cache
 from loradock.core.errors import LoradockError
 from loradock.core.ids import host_engine_queue, host_io_queue
 from loradock.core.names import check_simple_name
@@ -78,7 +78,7 @@ async def run(
         control_plane = ControlPlane(settings.api_url, settings.require("agent_token"), identity.agent)
         stack.push_async_callback(control_plane.aclose)
         keeper = LeaseKeeper(identity, engines, urls, control_plane)
-        cache = CacheActivities(open_cache(settings), open_store(settings), engines, control_plane)
+        cache = CacheActivities(open_cache(settings), engines, control_plane)
         client = await connect(settings)
         executor = stack.enter_context(ThreadPoolExecutor(DOWNLOADS_AT_ONCE, thread_name_prefix="download"))
         workers = host_workers(

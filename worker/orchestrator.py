@@ -13,7 +13,8 @@ from activities.cards import CardActivities
 from activities.failures import FailureInterceptor
 from activities.operations import OperationActivities
 from activities.versions import VersionActivities
-from loradock.artifacts.building import open_staging, open_store
+from loradock.artifacts.build import open_staging, open_store
+from loradock.artifacts.staging import Staging
 from loradock.core.ids import LIFECYCLE_QUEUE
 from loradock.core.settings import Settings
 from loradock.registry import agents
@@ -24,21 +25,16 @@ from worker.loops import repeat
 from worker.relay import Relay
 from worker.sweeper import Sweeper
 from worker.temporal import GRACEFUL_SHUTDOWN, STICKY_TIMEOUT, connect, workflow_runner
-from workflows.load_adapter import LoadAdapter
-from workflows.load_on_engine import LoadOnEngine
-from workflows.publish_version import PublishVersion
-from workflows.recover_operation import RecoverOperation
-from workflows.unload_adapter import UnloadAdapter
-from workflows.unload_from_engine import UnloadFromEngine
+from workflows.registered import WORKFLOWS
 
 _log = logging.getLogger(__name__)
 
-WORKFLOWS = (PublishVersion, LoadAdapter, LoadOnEngine, UnloadAdapter, UnloadFromEngine, RecoverOperation)
 
 RELAY_SECONDS = 1.0
 SWEEP_SECONDS = 5.0
 LEASE_CHECK_SECONDS = 1.0
 STAGING_SWEEP_SECONDS = 3600.0
+STAGING_KEPT_SECONDS = 24 * 3600.0
 TRANSFERS_AT_ONCE = 8
 
 
@@ -104,7 +100,11 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
                 repeat("relay", RELAY_SECONDS, relay.run_once),
                 repeat("sweeper", SWEEP_SECONDS, sweeper.run_once),
                 repeat("leases", LEASE_CHECK_SECONDS, lambda: _expire_leases(database)),
-                repeat("staging", STAGING_SWEEP_SECONDS, lambda: asyncio.to_thread(staging.sweep)),
+                repeat(
+                    "staging",
+                    STAGING_SWEEP_SECONDS,
+                    lambda: asyncio.to_thread(staging.sweep, older_than_seconds=STAGING_KEPT_SECONDS),
+                ),
             ]
             _log.info("orchestrator ready: queue %s at %s", LIFECYCLE_QUEUE, settings.temporal_address)
             await run_until_stopped([worker], loops, ready_file)
@@ -116,6 +116,10 @@ async def _expire_leases(database: Database) -> None:
     async with database.transaction() as tx:
         for engine in await agents.expire_leases(tx):
             _log.warning("the lease of engine %s ran out: its cards are lost", engine)
+
+
+async def _sweep(staging: Staging) -> None:
+    await asyncio.to_thread(staging.sweep, older_than_seconds=STAGING_KEPT_SECONDS)
 
 
 def main(settings: Settings, ready_file: Path | None = None) -> None:

@@ -82,6 +82,11 @@ class PublishVersion:
             traits=staged.traits,
             steps=self._operation.steps,
         )
+        failed = FailVersionInput(run=self._operation.run, adapter=self._request.adapter)
+        self._saga.before(
+            "mark the version failed",
+            lambda: call(FAIL_VERSION, failed, REGISTRY, summary="mark the version failed"),
+        )
         reserved = await self._saga.checked(
             call(
                 RESERVE_VERSION, reserve, REGISTRY, summary=f"reserve a version for {staged.manifest.digest}"
@@ -92,11 +97,6 @@ class PublishVersion:
         return reserved
 
     async def _upload(self, reserved: ReservedVersion) -> UploadedArtifact:
-        failed = FailVersionInput(run=self._operation.run, ref=reserved.ref)
-        self._saga.before(
-            "mark the version failed",
-            lambda: call(FAIL_VERSION, failed, REGISTRY, summary="mark the version failed"),
-        )
         upload = UploadInput(operation=self._operation.run.operation, uri=self._request.uri, ref=reserved.ref)
         uploaded = await self._saga.checked(
             call(UPLOAD_ARTIFACT, upload, STORE, summary=f"upload {reserved.ref.served_name}")

@@ -51,10 +51,10 @@ class RegisterInput(Model):
 
 
 class FailVersionInput(Model):
-    """Marks a reserved version as failed: the undo of its reservation."""
+    """Marks the version that this operation reserved, if it did, as failed: the undo of its reservation."""
 
     run: RunRef
-    ref: VersionRef
+    adapter: str
 
 
 BEGIN_PUBLISH: Final = ActivitySpec("begin_publish", BeginPublishInput, Done)

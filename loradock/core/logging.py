@@ -15,7 +15,16 @@ from loradock.core.errors import LoradockError
 LEVEL_VARIABLE: Final = "LORADOCK_LOG_LEVEL"
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
-_CHATTY: Final = ("httpx", "httpcore", "botocore", "boto3", "urllib3", "s3transfer", "asyncio", "alembic.runtime")
+_CHATTY: Final = (
+    "httpx",
+    "httpcore",
+    "botocore",
+    "boto3",
+    "urllib3",
+    "s3transfer",
+    "asyncio",
+    "alembic.runtime",
+)
 """Libraries whose INFO is about themselves: they are heard from WARNING up, unless the level is DEBUG."""
 
 

@@ -88,7 +88,10 @@ def _s3(parts: SplitResult) -> SourceUri:
 
 
 def _has_control(text: str) -> bool:
-    return any(ord(character) < 0x20 or 0x7F <= ord(character) <= 0x9F or _is_surrogate(character) for character in text)
+    return any(
+        ord(character) < 0x20 or 0x7F <= ord(character) <= 0x9F or _is_surrogate(character)
+        for character in text
+    )
 
 
 def _is_surrogate(character: str) -> bool:

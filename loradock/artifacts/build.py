@@ -1,0 +1,78 @@
+"""Making the parts from settings: the only place that knows both."""
+
+from pathlib import Path
+
+from loradock.artifacts.cache import HostCache
+from loradock.artifacts.protocol import ObjectStore, Source
+from loradock.artifacts.s3 import s3_client
+from loradock.artifacts.sources.address import bucket_folder, file_path, parse_address
+from loradock.artifacts.sources.file import FileSource
+from loradock.artifacts.sources.registry import SourceSet
+from loradock.artifacts.sources.s3 import S3Source
+from loradock.artifacts.staging import Staging
+from loradock.artifacts.store import ArtifactStore
+from loradock.artifacts.stores.folder import FolderStore
+from loradock.artifacts.stores.s3 import S3Store
+from loradock.core.errors import LoradockError
+from loradock.core.settings import Settings
+
+
+def open_sources(settings: Settings) -> SourceSet:
+    """All sources that this service reads.
+
+    Raises:
+        LoradockError: `setting_invalid`.
+    """
+    client = s3_client(endpoint=settings.source_endpoint, region=settings.object_store_region)
+    sources: dict[str, Source] = {
+        "file": FileSource(settings.file_roots, max_files=settings.source_max_files),
+        "s3": S3Source(client, settings.source_buckets, max_files=settings.source_max_files),
+    }
+    return SourceSet(sources)
+
+
+def open_objects(settings: Settings) -> ObjectStore:
+    """The object store that `LORADOCK_OBJECT_STORE` names.
+
+    Raises:
+        LoradockError: `setting_invalid`.
+    """
+    address = str(settings.require("object_store"))
+    try:
+        scheme = parse_address(address).scheme
+        if scheme == "file":
+            return FolderStore(Path(file_path(address)))
+        if scheme == "s3":
+            bucket, prefix = bucket_folder(address)
+            client = s3_client(endpoint=settings.object_store_endpoint, region=settings.object_store_region)
+            return S3Store(client, bucket, prefix)
+    except LoradockError as error:
+        raise LoradockError("setting_invalid", f"LORADOCK_OBJECT_STORE: {error.message}") from None
+    raise LoradockError("setting_invalid", "LORADOCK_OBJECT_STORE is neither s3:// nor file://")
+
+
+def open_store(settings: Settings) -> ArtifactStore:
+    """The artifact store of this service.
+
+    Raises:
+        LoradockError: `setting_invalid`.
+    """
+    return ArtifactStore(open_objects(settings), str(settings.require("object_store")))
+
+
+def open_staging(settings: Settings) -> Staging:
+    """The orchestrator's staging folder, fed by all sources.
+
+    Raises:
+        LoradockError: `setting_invalid`.
+    """
+    return Staging(settings.staging_dir, open_sources(settings), max_bytes=settings.source_max_bytes)
+
+
+def open_cache(settings: Settings) -> HostCache:
+    """The host's cache over the artifact store.
+
+    Raises:
+        LoradockError: `setting_invalid`.
+    """
+    return HostCache(settings.cache_dir, open_store(settings))

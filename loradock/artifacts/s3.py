@@ -1,0 +1,114 @@
+"""What the S3 source and the S3 store share: the client, the errors, the stream."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from botocore.response import StreamingBody
+from urllib3.exceptions import HTTPError
+
+from loradock.core.errors import LoradockError
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+CONNECT_SECONDS: Final = 5
+STALL_SECONDS: Final = 20
+"""A body that brings nothing for so long has broken off."""
+
+_CREDENTIALS_MISSING = (NoCredentialsError, PartialCredentialsError)
+_DENIED = frozenset(
+    {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+)
+
+
+def s3_client(*, endpoint: str | None = None, region: str | None = None) -> "S3Client":
+    """A client with credentials from the normal AWS chain; may be used by many threads.
+
+    Args:
+        endpoint: address of an S3-compatible store; without it `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL` or AWS.
+
+    Raises:
+        LoradockError: `setting_invalid`.
+    """
+    config = Config(
+        signature_version="s3v4",
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=STALL_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        s3={"addressing_style": "path"} if endpoint else {},
+        # What we read has a hash of ours to meet; what we write is checksummed explicitly.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        tcp_keepalive=True,
+    )
+    try:
+        client: S3Client = boto3.session.Session().client(
+            "s3", endpoint_url=endpoint, region_name=region, config=config
+        )
+    except (BotoCoreError, ValueError) as error:
+        raise LoradockError("setting_invalid", f"no S3 client can be made: {type(error).__name__}") from None
+    return client
+
+
+def error_code(error: ClientError) -> str:
+    """What the store called its error, e.g. `NoSuchKey`."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def status_of(error: ClientError) -> int:
+    """The HTTP status of an error, 0 when there is none."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+@contextmanager
+def s3_errors(what: str, *, denied: str, missing: str, changed: str, unavailable: str) -> Iterator[None]:
+    """Turn what boto3 raises into our errors; only codes and statuses are repeated, never a text of the store's.
+
+    Args:
+        what: bucket and key, for the message.
+        denied: the code for 401 and 403 and for missing credentials.
+        missing: for 404.
+        changed: for 412.
+        unavailable: for all else.
+    """
+    by_status: Mapping[int, str] = {401: denied, 403: denied, 404: missing, 412: changed}
+    try:
+        yield
+    except ClientError as error:
+        name, status = error_code(error), status_of(error)
+        code = denied if name in _DENIED else by_status.get(status, unavailable)
+        raise LoradockError(code, f"{what}: {name or 'error'} (HTTP {status})") from None
+    except _CREDENTIALS_MISSING:
+        raise LoradockError(denied, f"{what}: the service has no S3 credentials") from None
+    except (BotoCoreError, Boto3Error, HTTPError, OSError) as error:
+        raise LoradockError(unavailable, f"{what}: {type(error).__name__}") from None
+
+
+class BodyReader:
+    """An object's body that must have exactly the announced size.
+
+    Args:
+        errors: keyword arguments of `s3_errors`.
+    """
+
+    def __init__(self, body: StreamingBody, size: int, what: str, errors: Mapping[str, str]) -> None:
+        self._body = body
+        self._left = size
+        self._what = what
+        self._errors = errors
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """As `Reader.readinto`."""
+        # botocore's own readinto wants a bytearray by its stubs; at run time any buffer will do.
+        stream: Any = self._body
+        with s3_errors(self._what, **self._errors):
+            count = int(stream.readinto(buffer))
+        self._left -= count
+        if self._left < 0 or (count == 0 and self._left):
+            raise LoradockError(self._errors["unavailable"], f"{self._what}: the body has another length")
+        return count

@@ -1,0 +1,1 @@
+"""Where adapters are published from."""

@@ -1,0 +1,119 @@
+"""`s3://bucket/prefix`: a folder in a bucket of any S3-compatible store."""
+
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+from loradock.artifacts.paths import check_relative_path
+from loradock.artifacts.protocol import Reader, SourceFile
+from loradock.artifacts.s3 import BodyReader, s3_errors
+from loradock.artifacts.sources.address import BucketFolder, bucket_folder
+from loradock.core.errors import LoradockError
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+ANY_BUCKET: Final = "*"
+
+_ERRORS: Final = {
+    "denied": "source_denied",
+    "missing": "source_not_found",
+    "changed": "source_changed",
+    "unavailable": "source_unavailable",
+}
+# What was listed a moment ago and is not there now was changed, not mistyped.
+_FETCH_ERRORS: Final = {**_ERRORS, "missing": "source_changed"}
+
+
+class S3Source:
+    """Reads folders in the allowed buckets. An object's identity is its ETag and size.
+
+    Args:
+        client: made by `s3_client`.
+        buckets: buckets that addresses may name, `*` for any; none denies everything.
+        max_files: most objects that one folder may have.
+    """
+
+    def __init__(self, client: "S3Client", buckets: Collection[str], *, max_files: int = 1000) -> None:
+        self._client = client
+        self._buckets = frozenset(buckets)
+        self._max_files = max_files
+
+    def exists(self, uri: str) -> bool:
+        """As `Source.exists`: whether any object lies below the address."""
+        folder = self._folder(uri)
+        try:
+            with s3_errors(_name(folder), **_ERRORS):
+                answer = self._client.list_objects_v2(Bucket=folder.bucket, Prefix=folder.prefix, MaxKeys=1)
+        except LoradockError as error:
+            if error.code == "source_not_found":
+                return False
+            raise
+        return bool(answer.get("Contents"))
+
+    def list(self, uri: str) -> list[SourceFile]:
+        """As `Source.list`."""
+        folder = self._folder(uri)
+        with s3_errors(_name(folder), **_ERRORS):
+            files = sorted(self._listed(folder), key=lambda file: file.path)
+        if not files:
+            raise LoradockError("source_not_found", f"{_name(folder)}: there are no objects")
+        return files
+
+    def fetch(self, uri: str, file: SourceFile) -> AbstractContextManager[Reader]:
+        """As `Source.fetch`; the store itself refuses when the ETag is another one by now."""
+        return self._opened(self._folder(uri), file)
+
+    @contextmanager
+    def _opened(self, folder: BucketFolder, file: SourceFile) -> Iterator[Reader]:
+        key = folder.prefix + _checked(file.path)
+        what = f"s3://{folder.bucket}/{key}"
+        with s3_errors(what, **_FETCH_ERRORS):
+            answer = self._client.get_object(Bucket=folder.bucket, Key=key, IfMatch=_etag(file.identity))
+        with closing(answer["Body"]) as body:
+            if _identity(answer["ETag"], answer["ContentLength"]) != file.identity:
+                raise LoradockError("source_changed", f"{what}: it is another object than the one listed")
+            yield BodyReader(body, file.size, what, _FETCH_ERRORS)
+
+    def _folder(self, uri: str) -> BucketFolder:
+        folder = bucket_folder(uri)
+        if folder.bucket not in self._buckets and ANY_BUCKET not in self._buckets:
+            raise LoradockError("source_not_allowed", f"bucket {folder.bucket!r} is not allowed as a source")
+        return folder
+
+    def _listed(self, folder: BucketFolder) -> Iterator[SourceFile]:
+        budget = count(1)
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=folder.bucket, Prefix=folder.prefix
+        )
+        for page in pages:
+            for item in page.get("Contents", []):
+                if next(budget) > self._max_files:
+                    raise LoradockError("source_too_large", f"more than {self._max_files} objects")
+                if not item["Key"].startswith(folder.prefix):
+                    raise LoradockError("source_not_allowed", "the store lists a key of another folder")
+                path = item["Key"].removeprefix(folder.prefix)
+                if not path or path.endswith("/"):
+                    continue  # how some tools mark a folder
+                size = item["Size"]
+                yield SourceFile(_checked(path), size, _identity(item["ETag"], size))
+
+
+def _checked(path: str) -> str:
+    try:
+        return check_relative_path(path)
+    except ValueError as error:
+        raise LoradockError("source_not_allowed", f"an object's key: {error}") from None
+
+
+def _identity(etag: str, size: int) -> str:
+    return f"{etag} {size}"
+
+
+def _etag(identity: str) -> str:
+    return identity.rpartition(" ")[0]
+
+
+def _name(folder: BucketFolder) -> str:
+    return f"s3://{folder.bucket}/{folder.prefix}"

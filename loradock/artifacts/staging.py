@@ -1,0 +1,175 @@
+"""The orchestrator's copies of sources, on their way to the object store; found again by digest."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from loradock.artifacts.disk import (
+    disk_errors,
+    file_lock,
+    remove_written,
+    sweep_temporary,
+    sync_folder,
+    sync_tree,
+    temporary_folder,
+    try_file_lock,
+    write_durably,
+)
+from loradock.artifacts.inspection import inspect_folder, read_config
+from loradock.artifacts.manifest import (
+    CONFIG_FILE,
+    Selection,
+    build_manifest,
+    manifest_bytes,
+    parse_manifest,
+    select_files,
+)
+from loradock.artifacts.paths import digest_folder
+from loradock.artifacts.protocol import NoProgress, Progress, Source, SourceFile
+from loradock.artifacts.transfer import download, hash_file
+from loradock.core.errors import LoradockError
+from loradock.core.models import AdapterTraits, Manifest, ManifestFile
+
+_MANIFEST: Final = ".manifest.json"
+_LOCK: Final = ".lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A complete, inspected copy of a source.
+
+    Attributes:
+        path: the folder with the manifest's files and nothing else.
+    """
+
+    path: Path
+    manifest: Manifest
+    traits: AdapterTraits
+
+
+class Staging:
+    """A folder with one copy per digest. Many processes may share it.
+
+    Args:
+        root: made when missing.
+        source: where addresses are read from, e.g. a `SourceSet`.
+        max_bytes: most bytes of one artifact.
+    """
+
+    def __init__(self, root: Path, source: Source, *, max_bytes: int) -> None:
+        self._root = root
+        self._source = source
+        self._max_bytes = max_bytes
+
+    def stage(self, uri: str, progress: Progress | None = None) -> Staged:
+        """Copy a source, hash and inspect it. The config is judged before the weights are read.
+
+        Raises:
+            LoradockError: what the source raises; `config_missing`, `weights_missing`, `pickle_refused`,
+                `config_invalid`, `weights_corrupt`, `adapter_not_supported`, `source_too_large`, `disk_full`,
+                `disk_error`.
+        """
+        told = progress or NoProgress()
+        selection = select_files(self._source.list(uri), max_bytes=self._max_bytes)
+        with disk_errors("staging"), temporary_folder(self._root) as temporary:
+            manifest = self._fetch_all(uri, selection, temporary, told)
+            traits = inspect_folder(temporary).traits
+            return Staged(self._keep(temporary, manifest, told), manifest, traits)
+
+    @contextmanager
+    def hold(self, digest: str) -> Iterator[Staged]:
+        """Use a staged copy; while it is held nobody discards it.
+
+        Raises:
+            LoradockError: `staging_lost` when there is none (any more): stage the source again.
+        """
+        path = self._folder(digest)
+        with disk_errors("staging"), file_lock(_beside(path, _LOCK), shared=True):
+            try:
+                manifest = parse_manifest(_beside(path, _MANIFEST).read_bytes(), digest=digest)
+                staged = Staged(path, manifest, inspect_folder(path).traits)
+            except (OSError, LoradockError):
+                raise LoradockError("staging_lost", f"there is no staged copy of {digest}") from None
+            yield staged
+
+    def discard(self, digest: str) -> bool:
+        """Remove a staged copy unless somebody holds it; fine when there is none.
+
+        Returns:
+            Whether it is gone.
+        """
+        path = self._folder(digest)
+        with disk_errors("staging"), try_file_lock(_beside(path, _LOCK)) as held:
+            if held:
+                # The manifest first: without it the folder counts as unfinished, not as found.
+                remove_written(_beside(path, _MANIFEST))
+                shutil.rmtree(path, ignore_errors=True)
+                _beside(path, _LOCK).unlink(missing_ok=True)
+            return held
+
+    def sweep(self, *, older_than_seconds: float) -> list[Path]:
+        """Remove what dead processes left, and copies that nobody fetched for so long.
+
+        Returns:
+            What was removed.
+        """
+        swept = sweep_temporary(self._root)
+        limit = time.time() - older_than_seconds
+        for path in sorted(self._root.glob("sha256-*")):
+            with suppress(OSError, ValueError):
+                old = path.is_dir() and path.stat().st_mtime < limit
+                if old and self.discard(path.name.replace("-", ":", 1)):
+                    swept.append(path)
+        return swept
+
+    def _fetch_all(self, uri: str, selection: Selection, folder: Path, progress: Progress) -> Manifest:
+        files = []
+        for file in selection.taken:
+            files.append(self._fetch(uri, file, folder, progress))
+            if file.path == CONFIG_FILE:
+                read_config(folder / CONFIG_FILE)
+        return build_manifest(files, selection.left_out)
+
+    def _fetch(self, uri: str, file: SourceFile, folder: Path, progress: Progress) -> ManifestFile:
+        with self._source.fetch(uri, file) as reader:
+            copied = download(reader, folder / file.path, progress, limit=file.size)
+        if copied.size != file.size:
+            raise LoradockError("source_changed", f"{file.path!r} has another size than a moment ago")
+        return ManifestFile(path=file.path, size=copied.size, sha256=copied.sha256)
+
+    def _keep(self, temporary: Path, manifest: Manifest, progress: Progress) -> Path:
+        path = self._folder(manifest.digest)
+        with file_lock(_beside(path, _LOCK), progress=progress):
+            if path.is_dir():
+                self._renew(path, temporary, manifest, progress)
+            else:
+                sync_tree(temporary)
+                temporary.rename(path)
+            write_durably(_beside(path, _MANIFEST), manifest_bytes(manifest))
+            sync_folder(self._root)
+        return path
+
+    def _renew(self, path: Path, fresh: Path, manifest: Manifest, progress: Progress) -> None:
+        """Replace the files of an earlier copy that are not what they were."""
+        for file in manifest.files:
+            try:
+                found = hash_file(path / file.path, progress, limit=file.size)
+                intact = (found.size, found.sha256) == (file.size, file.sha256)
+            except OSError:
+                intact = False
+            if not intact:
+                (path / file.path).parent.mkdir(parents=True, exist_ok=True)
+                (fresh / file.path).replace(path / file.path)
+        path.touch()
+        sync_tree(path)
+
+    def _folder(self, digest: str) -> Path:
+        return self._root / digest_folder(digest)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)

@@ -1,0 +1,220 @@
+"""An object store in a bucket: every PUT checksummed, large files in parts that never stay behind."""
+
+import hashlib
+import zlib
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from loradock.artifacts.disk import disk_errors
+from loradock.artifacts.paths import check_relative_path
+from loradock.artifacts.protocol import ObjectInfo, Progress, Reader
+from loradock.artifacts.s3 import BodyReader, error_code, s3_errors, status_of
+from loradock.artifacts.transfer import Copied
+from loradock.core.errors import LoradockError
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+    from types_boto3_s3.type_defs import CompletedPartTypeDef
+
+PART_BYTES: Final = 16 * 1024 * 1024
+"""S3 takes 10,000 parts of one object: 160 GB."""
+CONFLICT_ATTEMPTS: Final = 5
+
+_ERRORS: Final = {
+    "denied": "store_denied",
+    "missing": "artifact_missing",
+    "changed": "store_unavailable",
+    "unavailable": "store_unavailable",
+}
+_WRITE_ERRORS: Final = {**_ERRORS, "missing": "store_unavailable"}
+_NO_BUCKET: Final = "NoSuchBucket"
+
+
+class S3Store:
+    """Objects below a prefix of one bucket.
+
+    Args:
+        client: made by `s3_client`.
+        prefix: empty or ending with a slash.
+        part_bytes: files up to this size go in one request, larger ones in parts of it; S3 wants at least 5 MiB.
+    """
+
+    def __init__(
+        self, client: "S3Client", bucket: str, prefix: str = "", *, part_bytes: int = PART_BYTES
+    ) -> None:
+        self._part_bytes = part_bytes
+        self._client = client
+        self._bucket = bucket
+        self._prefix = prefix
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """As `ObjectStore.put_if_absent`."""
+        full = self._key(key)
+        checksum = b64encode(hashlib.sha256(data).digest()).decode()
+        for _ in range(CONFLICT_ATTEMPTS):
+            with self._errors(key, _WRITE_ERRORS):
+                try:
+                    self._client.put_object(
+                        Bucket=self._bucket, Key=full, Body=data, ChecksumSHA256=checksum, IfNoneMatch="*"
+                    )
+                except ClientError as error:
+                    if status_of(error) == 412:
+                        return False
+                    if status_of(error) != 409:  # 409: another conditional write is under way
+                        raise
+                else:
+                    return True
+        raise LoradockError("store_unavailable", f"{self._name(key)}: too many writers at once")
+
+    def put_file(self, key: str, path: Path, *, size: int, sha256: str, progress: Progress) -> None:
+        """As `ObjectStore.put_file`."""
+        with disk_errors("reading a staged file"):
+            file = path.open("rb")
+        announced = Copied(size, sha256)
+        with file:
+            if size <= self._part_bytes:
+                self._put_whole(key, file, announced, progress)
+            else:
+                self._put_parts(key, file, announced, progress)
+        self._check_size(key, size)
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[Reader]:
+        """As `ObjectStore.open`."""
+        full = self._key(key)
+        with self._errors(key, _ERRORS):
+            answer = self._client.get_object(Bucket=self._bucket, Key=full)
+        with closing(answer["Body"]) as body:
+            yield BodyReader(body, answer["ContentLength"], self._name(key), _ERRORS)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """As `ObjectStore.head`."""
+        full = self._key(key)
+        with self._errors(key, _ERRORS):
+            try:
+                answer = self._client.head_object(Bucket=self._bucket, Key=full)
+            except ClientError as error:
+                if status_of(error) == 404:
+                    return None
+                raise
+        return ObjectInfo(key, answer["ContentLength"], answer["Metadata"].get("sha256"))
+
+    def delete(self, key: str) -> None:
+        """As `ObjectStore.delete`."""
+        full = self._key(key)
+        with self._errors(key, _WRITE_ERRORS):
+            self._client.delete_object(Bucket=self._bucket, Key=full)
+
+    def _put_whole(self, key: str, file: BinaryIO, announced: Copied, progress: Progress) -> None:
+        with disk_errors("reading a staged file"):
+            data = file.read(announced.size + 1)
+        _check_announced(key, Copied(len(data), hashlib.sha256(data).hexdigest()), announced)
+        with self._errors(key, _WRITE_ERRORS):
+            self._client.put_object(
+                Bucket=self._bucket,
+                Key=self._key(key),
+                Body=data,
+                ChecksumSHA256=b64encode(bytes.fromhex(announced.sha256)).decode(),
+                Metadata={"sha256": announced.sha256},
+            )
+        progress.advance(announced.size)
+
+    def _put_parts(self, key: str, file: BinaryIO, announced: Copied, progress: Progress) -> None:
+        """Send part by part; only when the whole had the announced hash does the object come to be."""
+        full = self._key(key)
+        with self._errors(key, _WRITE_ERRORS):
+            upload = self._client.create_multipart_upload(
+                Bucket=self._bucket,
+                Key=full,
+                ChecksumAlgorithm="CRC32",
+                Metadata={"sha256": announced.sha256},
+            )["UploadId"]
+        try:
+            parts = self._send_parts(key, upload, file, announced, progress)
+            with self._errors(key, _WRITE_ERRORS):
+                self._client.complete_multipart_upload(
+                    Bucket=self._bucket, Key=full, UploadId=upload, MultipartUpload={"Parts": parts}
+                )
+        except BaseException:
+            with suppress(ClientError, BotoCoreError):
+                self._client.abort_multipart_upload(Bucket=self._bucket, Key=full, UploadId=upload)
+            raise
+
+    def _send_parts(
+        self, key: str, upload: str, file: BinaryIO, announced: Copied, progress: Progress
+    ) -> "list[CompletedPartTypeDef]":
+        digest, sent = hashlib.sha256(), 0
+        parts: list[CompletedPartTypeDef] = []
+        while sent <= announced.size:
+            with disk_errors("reading a staged file"):
+                data = file.read(self._part_bytes)
+            if not data:
+                break
+            digest.update(data)
+            checksum = b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+            number = len(parts) + 1
+            with self._errors(key, _WRITE_ERRORS):
+                answer = self._client.upload_part(
+                    Bucket=self._bucket,
+                    Key=self._key(key),
+                    UploadId=upload,
+                    PartNumber=number,
+                    Body=data,
+                    ChecksumCRC32=checksum,
+                )
+            parts.append({"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": checksum})
+            sent += len(data)
+            progress.advance(len(data))
+        _check_announced(key, Copied(sent, digest.hexdigest()), announced)
+        return parts
+
+    def _check_size(self, key: str, size: int) -> None:
+        info = self.head(key)
+        if info is None or info.size != size:
+            raise LoradockError(
+                "store_unavailable", f"{self._name(key)}: the store did not keep what it took"
+            )
+
+    @contextmanager
+    def _errors(self, key: str, codes: dict[str, str]) -> Iterator[None]:
+        with s3_errors(self._name(key), **codes):
+            try:
+                yield
+            except ClientError as error:
+                if error_code(error) == _NO_BUCKET:
+                    raise LoradockError(
+                        "store_unavailable", f"bucket {self._bucket!r} does not exist"
+                    ) from None
+                raise
+
+    def _key(self, key: str) -> str:
+        return self._prefix + _checked(key)
+
+    def _name(self, key: str) -> str:
+        return f"s3://{self._bucket}/{self._prefix}{key}"
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """As `ObjectStore.list`."""
+        full = self._prefix + (_checked(prefix.rstrip("/")) + "/" if prefix else "")
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=full)
+        with self._errors(prefix, _WRITE_ERRORS):
+            for page in pages:
+                for item in page.get("Contents", []):
+                    yield ObjectInfo(item["Key"].removeprefix(self._prefix), item["Size"])
+
+
+def _check_announced(key: str, found: Copied, announced: Copied) -> None:
+    if found != announced:
+        raise LoradockError("artifact_corrupt", f"the local file for {key} is not what was announced")
+
+
+def _checked(key: str) -> str:
+    try:
+        return check_relative_path(key)
+    except ValueError as error:
+        raise LoradockError("artifact_missing", f"no object can have this key: {error}") from None

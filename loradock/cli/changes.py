@@ -1,0 +1,186 @@
+"""Commands that change something: publish, load, unload, alias."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from loradock.cli import text
+from loradock.cli.arguments import adapter_and_version, labels, seconds, source_uri
+from loradock.cli.client import adapter_path
+from loradock.cli.failures import usage
+from loradock.cli.outcome import IdempotencyKey, Timeout, Wait, conclude
+from loradock.cli.session import ApiUrl, AsJson, Token, open_session
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Adapter: name or org/name.")]
+Pool = Annotated[
+    str | None,
+    typer.Option(
+        "--pool", metavar="POOL", help="May be left out where one pool alone fits.", show_default=False
+    ),
+]
+Engines = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine", metavar="ENGINE", help="These engines only; can be repeated.", show_default=False
+    ),
+]
+
+
+class Policy(StrEnum):
+    """What a load does when an engine fails."""
+
+    ALL = "all"
+    BEST_EFFORT = "best_effort"
+
+
+def publish(
+    *,
+    name: Name,
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder here, file:///folder or s3://bucket/prefix.")
+    ],
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            "--base-model", metavar="MODEL", help="Needed for a first version where engines serve several."
+        ),
+    ] = None,
+    expect_digest: Annotated[
+        str | None,
+        typer.Option("--expect-digest", metavar="sha256:…", help="Fail when the weights are others."),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="KEY=VALUE", help="Kept with the version; can be repeated."),
+    ] = None,
+    wait: Wait = True,
+    timeout: Timeout = None,
+    idempotency_key: IdempotencyKey = None,
+    api_url: ApiUrl = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a folder of LoRA weights as a version of an adapter.
+
+    The same weights always give the same version. A folder must be on the orchestrator's disk.
+    """
+    body = {
+        "source": {"uri": source_uri(source)},
+        "base_model": base_model,
+        "expect_digest": expect_digest,
+        "labels": labels(label or []),
+    }
+    limit = seconds(timeout) if timeout else None
+    with open_session(api_url, token, as_json=as_json) as session:
+        operation = session.client.post(f"{adapter_path(name)}/versions", _given(body), key=idempotency_key)
+        conclude(session, operation, wait=wait, timeout=limit)
+
+
+def load(
+    *,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME[@VERSION]", help="Adapter, with its version or alias.")
+    ],
+    version: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="VERSION", help="Version or alias, if not given behind @.", show_default=False
+        ),
+    ] = None,
+    pool: Pool = None,
+    engine: Engines = None,
+    policy: Annotated[
+        Policy,
+        typer.Option(
+            "--policy",
+            help="all: put every engine back when one fails; best_effort: keep those that are ready.",
+        ),
+    ] = Policy.ALL,
+    min_ready: Annotated[
+        int | None,
+        typer.Option("--min-ready", min=1, help="For best_effort: engines that must become ready."),
+    ] = None,
+    wait: Wait = True,
+    timeout: Timeout = None,
+    idempotency_key: IdempotencyKey = None,
+    api_url: ApiUrl = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a version on the engines of a pool."""
+    adapter, chosen = adapter_and_version(name, version)
+    if chosen is None:
+        raise usage("which version?", f"loradock load {text.clean(adapter)}@1, or an alias in its place.")
+    body = {
+        "version": chosen, "pool": pool, "engines": engine or None, "policy": policy.value, "min_ready": min_ready,
+    }  # fmt: skip
+    limit = seconds(timeout) if timeout else None
+    with open_session(api_url, token, as_json=as_json) as session:
+        operation = session.client.post(f"{adapter_path(adapter)}/load", _given(body), key=idempotency_key)
+        conclude(session, operation, wait=wait, timeout=limit)
+
+
+def unload(
+    *,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME[@VERSION]", help="Adapter; without a version, all of it.")
+    ],
+    drain: Annotated[
+        str | None,
+        typer.Option(
+            "--drain",
+            metavar="TIME",
+            help="How long running requests may go on (default 30s).",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even with traffic on it; cut requests that outlast the drain.")
+    ] = False,
+    pool: Pool = None,
+    engine: Engines = None,
+    wait: Wait = True,
+    timeout: Timeout = None,
+    idempotency_key: IdempotencyKey = None,
+    api_url: ApiUrl = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Unload a version, or all versions, of an adapter."""
+    adapter, version = adapter_and_version(name)
+    body = {
+        "version": version,
+        "drain": seconds(drain) if drain else None,
+        "force": force or None,
+        "pool": pool,
+        "engines": engine or None,
+    }
+    limit = seconds(timeout) if timeout else None
+    with open_session(api_url, token, as_json=as_json) as session:
+        operation = session.client.post(f"{adapter_path(adapter)}/unload", _given(body), key=idempotency_key)
+        conclude(session, operation, wait=wait, timeout=limit)
+
+
+def alias(
+    *,
+    name: Name,
+    alias_name: Annotated[str, typer.Argument(metavar="ALIAS", help="For instance stable; never a number.")],
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=1)],
+    api_url: ApiUrl = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Point an alias at a version. Nothing that runs is changed by it."""
+    path = f"{adapter_path(name)}/aliases/{quote(alias_name, safe='')}"
+    with open_session(api_url, token, as_json=as_json) as session:
+        moved = session.client.put(path, {"version": version})
+        line = f"{text.clean(name)}@{text.clean(alias_name)} is version {text.clean(moved.get('version'))}"
+        session.answer(moved, lambda: session.say(line))
+
+
+def _given(body: Mapping[str, object]) -> dict[str, object]:
+    """Without what was not given: the API's defaults are the API's."""
+    return {name: value for name, value in body.items() if value is not None}

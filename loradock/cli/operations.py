@@ -1,0 +1,129 @@
+"""`loradock ops`: list operations, show one, wait for one, abort one."""
+
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from loradock.cli import text
+from loradock.cli.arguments import seconds
+from loradock.cli.client import Document, operation_path
+from loradock.cli.groups import OperationsGroup, command_group
+from loradock.cli.listing import Limit, fetch_page
+from loradock.cli.outcome import Timeout, Wait, conclude, summary
+from loradock.cli.progress import headline, steps_table
+from loradock.cli.render import Column, print_facts, print_table
+from loradock.cli.session import ApiUrl, AsJson, Session, Token, open_session
+
+app = command_group(OperationsGroup, "Operations: list (default), show ID (or just ID), wait, abort.")
+
+Operation = Annotated[str, typer.Argument(metavar="ID", help="Operation id.")]
+
+_COLUMNS = (
+    Column("ID"),
+    Column("STATE", state=True),
+    Column("AGE", right=True),
+    Column("WHAT", shrinks=True),
+    Column("POOL", from_width=100),
+    Column("ERROR", from_width=100),
+    Column("BY", from_width=120),
+)
+
+
+@app.command("list")
+def list_operations(
+    *,
+    adapter: Annotated[
+        str | None, typer.Option("--adapter", metavar="NAME", help="Of this adapter only.")
+    ] = None,
+    state: Annotated[str | None, typer.Option("--state", metavar="STATE", help="In this state only.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", metavar="KIND", help="publish, load or unload only.")
+    ] = None,
+    limit: Limit = 20,
+    api_url: ApiUrl = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """The newest operations."""
+    with open_session(api_url, token, as_json=as_json) as session:
+        page = fetch_page(session, "/v1/operations", limit, adapter=adapter, state=state, kind=kind)
+        rows = map(_row, page["items"])
+        session.answer(page, lambda: print_table(session.out, _COLUMNS, rows, "no operations"))
+
+
+@app.command("show")
+def show_operation(
+    *, operation: Operation, api_url: ApiUrl = None, token: Token = None, as_json: AsJson = False
+) -> None:
+    """One operation with its steps."""
+    with open_session(api_url, token, as_json=as_json) as session:
+        found = session.client.get(operation_path(operation))
+        session.answer(found, lambda: _print_operation(session, found))
+
+
+@app.command("wait")
+def wait_for_operation(
+    *,
+    operation: Operation,
+    timeout: Timeout = None,
+    api_url: ApiUrl = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Follow an operation to its end; the exit code tells how it ended."""
+    limit = seconds(timeout) if timeout else None
+    with open_session(api_url, token, as_json=as_json) as session:
+        conclude(session, session.client.get(operation_path(operation)), wait=True, timeout=limit)
+
+
+@app.command("abort")
+def abort_operation(
+    *,
+    operation: Operation,
+    wait: Wait = True,
+    timeout: Timeout = None,
+    api_url: ApiUrl = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask an operation to stop and to put back what it did. Succeeds when it ended as aborted."""
+    limit = seconds(timeout) if timeout else None
+    with open_session(api_url, token, as_json=as_json) as session:
+        asked = session.client.post(f"{operation_path(operation)}/abort")
+        conclude(session, asked, wait=wait, timeout=limit, wanted="aborted")
+
+
+def _row(operation: Document) -> tuple[object, ...]:
+    error = operation.get("error") or {}
+    return (
+        operation.get("id"),
+        operation.get("state"),
+        text.age(operation.get("created_at")),
+        f"{text.clean(operation.get('kind'))} {text.target(operation)}",
+        operation.get("pool"),
+        error.get("code"),
+        operation.get("requested_by"),
+    )
+
+
+def _print_operation(session: Session, operation: Document) -> None:
+    error = operation.get("error") or {}
+    took = text.duration(text.between(operation.get("created_at"), operation.get("ended_at")))
+    print_facts(
+        session.out,
+        {
+            "operation": operation.get("id"),
+            "what": headline(operation),
+            "state": operation.get("state"),
+            "result": "; ".join(summary(operation)) if operation.get("state") == "succeeded" else None,
+            "error": f"{error.get('code')}: {error.get('message')}" if error else None,
+            "requested": f"{text.age(operation.get('created_at'))} ago by {operation.get('requested_by')}",
+            "took" if operation.get("ended_at") else "running for": took,
+            "repairs": "something waits for the reconciler" if operation.get("repairs_pending") else None,
+            "temporal": operation.get("temporal_url"),
+        },
+    )
+    if operation.get("steps"):
+        session.out.print(Text())
+        session.out.print(steps_table(operation))

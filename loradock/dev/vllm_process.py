@@ -1,0 +1,100 @@
+"""A vLLM server on the CPU with our extension, small and quick to start."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from loradock.core.errors import LoradockError
+from loradock.dev.child import ChildSpec
+from loradock.dev.engine_environment import EngineEnvironment
+from loradock.dev.probes import http_answers
+
+EXTENSION = "loradock_vllm"
+MAX_LORAS = 4
+MAX_LORA_RANK = 16
+
+_QUICK = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_TARGET_DEVICE": "cpu",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """How one engine is started.
+
+    Attributes:
+        model: folder of the base model.
+        model_name: what the engine calls it.
+        token_file: holds the extension's bearer token.
+        cache: folder for the engine's caches.
+        extension: folder to put on the engine's import path, see `extension_folder`.
+        temporary: folder for the engine's sockets and scratch files; a short path.
+    """
+
+    name: str
+    port: int
+    model: Path
+    model_name: str
+    token_file: Path
+    cache: Path
+    extension: Path
+    temporary: Path
+
+
+def vllm_spec(environment: EngineEnvironment, options: VllmOptions) -> ChildSpec:
+    """The server's process."""
+    command = [str(environment.python), "-P", "-m", "vllm.entrypoints.launchers.api_server.entry"]
+    command += ["--host", "127.0.0.1", "--port", str(options.port)]
+    command += ["--model", str(options.model), "--served-model-name", options.model_name]
+    command += ["--middleware", f"{EXTENSION}.LoradockMiddleware"]
+    command += ["--enable-lora", "--max-loras", str(MAX_LORAS), "--max-cpu-loras", "8"]
+    command += ["--max-lora-rank", str(MAX_LORA_RANK), "--enforce-eager", "--dtype", "float32"]
+    command += ["--max-model-len", "256", "--max-num-seqs", "8", "--kv-cache-memory-bytes", str(64 * 1024**2)]
+    return ChildSpec(
+        name=options.name,
+        command=tuple(command),
+        env={
+            **environment.variables(options.cache),
+            **_QUICK,
+            "PYTHONPATH": str(options.extension),
+            "TMPDIR": str(options.temporary),
+            "LORADOCK_EXTENSION_TOKEN_FILE": str(options.token_file),
+        },
+        ready=lambda: http_answers(f"http://127.0.0.1:{options.port}/health"),
+        timeout=300.0,
+        stop_timeout=8.0,
+    )
+
+
+def extension_folder(state: Path) -> Path:
+    """A folder whose only content is our extension, to be put on the engine's import path.
+
+    Never the folder that the extension is installed in: that could be the service's whole environment.
+
+    Raises:
+        LoradockError: `stack_failed` when the extension is not installed beside the service.
+    """
+    package = _extension_package()
+    folder = state / "extension"
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / EXTENSION
+    if not link.is_symlink() or link.readlink() != package:
+        link.unlink(missing_ok=True)
+        link.symlink_to(package, target_is_directory=True)
+    return folder
+
+
+def _extension_package() -> Path:
+    spec = importlib.util.find_spec(EXTENSION)
+    if spec is not None and spec.origin is not None:
+        return Path(spec.origin).resolve().parent
+    checkout = Path(__file__).resolve().parents[2] / "vllm_extension" / EXTENSION
+    if checkout.is_dir():
+        return checkout
+    raise LoradockError(
+        "stack_failed", f"{EXTENSION} is not installed: install vllm_extension/ beside Loradock"
+    )

@@ -1,0 +1,225 @@
+"""What an engine can do for us, and the words it is done with. Field names are those of the extension's HTTP surface."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from loradock.core.models import Digest, Model, RunRef, VersionRef
+
+MAX_WAIT_SECONDS = 30.0
+"""The longest single wait that a call to an engine may ask for."""
+
+WaitSeconds = Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS)]
+
+
+class Received(BaseModel):
+    """Base of what engines send: a newer extension may send more than we know."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class AdapterState(StrEnum):
+    """Whether an engine admits new requests for an adapter."""
+
+    SERVING = "serving"
+    DRAINING = "draining"
+
+
+class EngineVersion(Received):
+    """What the engine is.
+
+    Attributes:
+        kind: `vllm` or `simulated`.
+        tested: whether the extension was tested with this version on this device.
+    """
+
+    kind: str
+    version: str
+    tested: bool
+
+
+class AdapterReport(Received):
+    """One adapter that the extension loaded.
+
+    Attributes:
+        in_flight: requests that run now.
+        resident: whether the engine itself lists it.
+        operation: the operation that loaded it.
+        epoch: the highest epoch seen for the name.
+    """
+
+    served_name: str
+    digest: Digest
+    int_id: int
+    path: str
+    state: AdapterState
+    in_flight: int
+    resident: bool
+    operation: str
+    epoch: int
+    loaded_at: datetime
+
+
+class EngineState(Received):
+    """What an engine holds at one moment.
+
+    Attributes:
+        incarnation: new at every start of the engine.
+        max_loras: adapter slots; `usable_slots` of them can be used without harm, `free_slots` are free.
+        foreign_int_ids: resident ids that the extension did not load.
+        in_flight_base: running requests that use none of the adapters.
+    """
+
+    incarnation: str
+    extension_version: str
+    engine: EngineVersion
+    base_model: str
+    max_loras: int
+    usable_slots: int
+    free_slots: int
+    max_lora_rank: int
+    device: str
+    capabilities: tuple[str, ...]
+    limitations: tuple[str, ...]
+    adapters: tuple[AdapterReport, ...]
+    foreign_int_ids: tuple[int, ...]
+    in_flight_base: int
+
+    def adapter(self, served_name: str) -> AdapterReport | None:
+        """The report on one adapter."""
+        return next((adapter for adapter in self.adapters if adapter.served_name == served_name), None)
+
+
+class Command(Model):
+    """What every call carries: which name, which life of the engine, and who acts.
+
+    Attributes:
+        incarnation: the one that the caller means; another one refuses.
+        epoch: the fencing epoch of the operation; an older one than the engine saw for the name is refused.
+    """
+
+    served_name: str
+    incarnation: str
+    operation: str
+    run_id: str
+    epoch: int = Field(ge=0)
+
+
+class LoadCommand(Command):
+    """Load a version from a folder on the engine's own disk; the path carries the digest."""
+
+    int_id: int = Field(ge=1)
+    path: str
+    digest: Digest
+
+    @classmethod
+    def of(cls, version: VersionRef, run: RunRef, *, incarnation: str, path: str) -> "LoadCommand":
+        """The load of a version by a run."""
+        return cls(
+            served_name=version.served_name,
+            int_id=version.int_id,
+            digest=version.digest,
+            path=path,
+            incarnation=incarnation,
+            **run.model_dump(),
+        )
+
+
+class DrainCommand(Command):
+    """Refuse new requests for a name; wait at most so long for the running ones."""
+
+    wait_seconds: WaitSeconds = 0.0
+
+
+class ResumeCommand(Command):
+    """Admit requests for a name again: the undo of a drain."""
+
+
+class UnloadCommand(Command):
+    """Drain a name and remove its adapter.
+
+    Attributes:
+        only_operation: when given, nothing is done unless this operation loaded the adapter.
+        on_timeout: what happens to requests that still run after `drain_seconds`.
+    """
+
+    only_operation: str | None = None
+    drain_seconds: WaitSeconds = 0.0
+    on_timeout: Literal["keep_draining", "abort"] = "keep_draining"
+
+
+class LoadResult(Received):
+    """A load that went well. `already_loaded` leaves the adapter with the operation that loaded it."""
+
+    outcome: Literal["loaded", "already_loaded"]
+    incarnation: str
+    adapter: AdapterReport
+    seconds: float
+
+
+class DrainResult(Received):
+    """How far a drain has come: `drained` when no request runs any more."""
+
+    outcome: Literal["drained", "draining"]
+    in_flight: int
+
+
+class ResumeResult(Received):
+    """The name is admitted again."""
+
+    outcome: Literal["serving"]
+
+
+class UnloadResult(Received):
+    """What an unload found: `not_owned` when another operation loaded the adapter, which then stays."""
+
+    outcome: Literal["unloaded", "not_loaded", "not_owned"]
+    seconds: float
+
+
+class ProbeResult(Received):
+    """The answer to a warm-up prompt.
+
+    Attributes:
+        served_name: the model that the engine says has answered.
+        text: what it said, possibly nothing visible.
+    """
+
+    served_name: str
+    text: str
+    seconds: float
+
+
+class Engine(Protocol):
+    """One engine. All calls can be repeated without harm.
+
+    Every method raises `LoradockError`: the extension's own codes, `engine_unreachable` (retryable) when nothing answers
+    or the answer does not come in time, `engine_unauthorized`, `engine_error`.
+    """
+
+    async def state(self) -> EngineState:
+        """What the engine holds now."""
+
+    async def load(self, command: LoadCommand) -> LoadResult:
+        """Load a version; the same name with the same digest is no mistake."""
+
+    async def drain(self, command: DrainCommand) -> DrainResult:
+        """Refuse new requests for a name."""
+
+    async def resume(self, command: ResumeCommand) -> ResumeResult:
+        """Admit requests again."""
+
+    async def unload(self, command: UnloadCommand) -> UnloadResult:
+        """Drain and remove; what is not there is no mistake."""
+
+    async def probe(self, served_name: str, prompt: str) -> ProbeResult:
+        """Have one token answered under this name.
+
+        Raises:
+            LoradockError: `engine_not_verified` when the engine answers under another name or not at all.
+        """
+
+    async def aclose(self) -> None:
+        """Close the connections."""

@@ -1,0 +1,59 @@
+"""Run the simulated engine: `python -m loradock.engines.simulated --port 8001 --base-model base`.
+
+The extension's token comes from `LORADOCK_EXTENSION_TOKEN` or `LORADOCK_EXTENSION_TOKEN_FILE`, as with vLLM.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+
+from loradock.engines.simulated.app import create_app
+from loradock.engines.simulated.engine import Faults, SimulatedEngine
+from loradock_vllm.errors import ConfigurationError
+from loradock_vllm.settings import ExtensionSettings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until a signal comes; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = ExtensionSettings.from_environment(os.environ)
+    except ConfigurationError as error:
+        sys.stderr.write(f"the simulated engine refuses to start: {error}\n")
+        return 3
+    engine = SimulatedEngine(
+        base_model=options.base_model,
+        max_loras=options.max_loras,
+        max_lora_rank=options.max_lora_rank,
+        hidden_size=options.hidden_size,
+        faults=Faults(load_seconds=options.load_seconds, token_seconds=options.token_seconds),
+    )
+    app = create_app(engine, settings=settings, api_key=os.environ.get("VLLM_API_KEY") or None)
+    uvicorn.run(app, host=options.host, port=options.port, log_level="info", lifespan="on", access_log=False)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m loradock.engines.simulated", description="A simulated engine."
+    )
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--base-model", default="base", help="served name of the base model")
+    parser.add_argument("--max-loras", type=int, default=4, help="adapter slots")
+    parser.add_argument("--max-lora-rank", type=int, default=16)
+    parser.add_argument(
+        "--hidden-size", type=int, default=None, help="width that adapters must have; any if left out"
+    )
+    parser.add_argument("--load-seconds", type=float, default=0.0, help="how long a load takes")
+    parser.add_argument(
+        "--token-seconds", type=float, default=0.0, help="time between two tokens of an answer"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""The simulated engine's inside: slots, residency, and faults to order. It keeps the hazards of the real one."""
+
+import asyncio
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from loradock.engines.simulated.adapter_files import check_adapter
+from loradock_vllm.admission import AdmittedAdapters
+from loradock_vllm.binding import EngineFacts
+from loradock_vllm.version import __version__
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_DEAD: Final = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+
+
+class Faults(BaseModel):
+    """What shall go wrong, or slowly, from now on.
+
+    Attributes:
+        load_seconds: how long each load takes.
+        load_error: the engine's text with which loads fail; None lets them through.
+        failing_loads: how many loads fail with `load_error`; None is all of them.
+        leave_half_loaded: a failing load leaves its id resident, as vLLM does at times.
+        ignored_removals: so many removals are accepted and do nothing.
+        token_seconds: time between two tokens of an answer.
+        silent: prompts are answered with status 500.
+        dead: the engine behind the server has died: every call to it fails.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    load_seconds: float = Field(default=0.0, ge=0)
+    load_error: str | None = None
+    failing_loads: int | None = Field(default=None, ge=0)
+    leave_half_loaded: bool = False
+    ignored_removals: int = Field(default=0, ge=0)
+    token_seconds: float = Field(default=0.0, ge=0)
+    silent: bool = False
+    dead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The entry of the server's name table."""
+
+    name: str
+    int_id: int
+    path: str
+
+
+class SimulatedEngine:
+    """An engine as the extension sees it (`loradock_vllm.binding.EngineBinding`), without a model.
+
+    Args:
+        base_model: the served name of the base model.
+        max_loras: adapter slots.
+        max_lora_rank: highest rank that loads.
+        hidden_size: width that adapters' shapes must have; None takes any.
+        faults: what goes wrong from the start on.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_model: str = "base",
+        max_loras: int = 4,
+        max_lora_rank: int = 16,
+        hidden_size: int | None = None,
+        faults: Faults | None = None,
+    ) -> None:
+        self.faults = faults or Faults()
+        self.names = AdmittedAdapters({})
+        self._hidden_size = hidden_size
+        self._resident: dict[int, str] = {}
+        self._facts = EngineFacts(
+            kind="simulated",
+            version=__version__,
+            tested=True,
+            base_models=(base_model,),
+            device="simulated",
+            lora=True,
+            max_loras=max_loras,
+            usable_slots=max_loras,
+            max_lora_rank=max_lora_rank,
+            limitations=("simulated: no model answers here",),
+        )
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What does not change while the engine runs."""
+        return self._facts
+
+    async def list_ids(self) -> set[int]:
+        """The int ids that are resident now."""
+        self._check_alive()
+        return set(self._resident)
+
+    async def add(self, name: str, int_id: int, path: str) -> bool:
+        """Load an adapter. As in vLLM, an id that is resident is taken as it is, whatever the path says."""
+        await asyncio.sleep(self.faults.load_seconds)
+        self._check_alive()
+        if int_id in self._resident:
+            return True
+        if self._fails():
+            if self.faults.leave_half_loaded:
+                self._resident[int_id] = path
+            raise RuntimeError(f"Call to add_lora method failed: {self.faults.load_error}")
+        try:
+            check_adapter(
+                name, Path(path), max_lora_rank=self._facts.max_lora_rank, hidden_size=self._hidden_size
+            )
+        except ValueError as error:
+            raise RuntimeError(f"Call to add_lora method failed: {error}") from error
+        if len(self._resident) >= self._facts.max_loras:
+            del self._resident[next(iter(self._resident))]
+        self._resident[int_id] = path
+        return True
+
+    async def remove(self, int_id: int) -> bool:
+        """Take an adapter out."""
+        self._check_alive()
+        if self.faults.ignored_removals:
+            self.faults.ignored_removals -= 1
+            return True
+        return self._resident.pop(int_id, None) is not None
+
+    def bind_name(self, name: str, int_id: int, path: str) -> None:
+        """Have requests for `name` answered by the adapter."""
+        self.names.bind(name, Bound(name, int_id, path))
+
+    def unbind_name(self, name: str) -> None:
+        """Stop answering for `name`."""
+        self.names.unbind(name)
+
+    def foreign_names(self) -> dict[str, int]:
+        """There are none."""
+        return {}
+
+    def may_read_body(self, path: str, headers: list[tuple[bytes, bytes]]) -> bool:
+        """The server's own key is checked after the body was read: it is small."""
+        return bool(path) or bool(headers)
+
+    def digest_for(self, model: str | None) -> str | None:
+        """The digest of the weights that answer for a model now; None for the base model.
+
+        Raises:
+            LookupError: the current request knows no such model.
+        """
+        if model is None or model in self._facts.base_models:
+            return None
+        bound: Bound = self.names[model]
+        # What is resident under the id answers, not what the name was meant for. Not resident: read from its path again.
+        path = self._resident.setdefault(bound.int_id, bound.path)
+        found = _DIGEST.findall(path)
+        return f"sha256:{found[-1]}" if found else f"path:{path}"
+
+    def _fails(self) -> bool:
+        if self.faults.load_error is None or self.faults.failing_loads == 0:
+            return False
+        if self.faults.failing_loads is not None:
+            self.faults.failing_loads -= 1
+        return True
+
+    def _check_alive(self) -> None:
+        if self.faults.dead:
+            raise RuntimeError(_DEAD)

@@ -1,0 +1,1 @@
+"""The facts, in Postgres: tables, and every query. One module per subject; functions take a unit of work."""

@@ -1,0 +1,140 @@
+"""Engines, as they are read, and locked before something is done with them."""
+
+from collections.abc import Collection
+
+from sqlalchemy import ColumnElement, func, select
+
+from loradock.core.errors import LoradockError
+from loradock.core.models import EngineStatus
+from loradock.registry.database import Reader, Transaction
+from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
+from loradock.registry.tables import EngineRow
+from loradock.registry.views import EngineView, Page
+
+
+def lease_holds() -> ColumnElement[bool]:
+    """SQL: the engine's agent has renewed its lease in time. The clock is the database's alone."""
+    return EngineRow.lease_until > func.clock_timestamp()
+
+
+def is_alive() -> ColumnElement[bool]:
+    """SQL: the engine can be given work."""
+    return (EngineRow.status == EngineStatus.ALIVE) & lease_holds()
+
+
+async def lock_engines(tx: Transaction, engines: Collection[str]) -> dict[str, tuple[EngineRow, bool]]:
+    """Engines that exist, with whether they are alive; none of them changes until the commit."""
+    query = select(EngineRow, is_alive()).where(EngineRow.id.in_(engines)).order_by(EngineRow.id)
+    locked = query.with_for_update(read=True).execution_options(populate_existing=True)
+    return {row.id: (row, alive) for row, alive in await tx.session.execute(locked)}
+
+
+def check_alive(found: dict[str, tuple[EngineRow, bool]], engine: str, incarnation: str) -> None:
+    """See that a locked engine is the process that was meant, and alive.
+
+    Raises:
+        LoradockError: `engine_not_found`, `engine_restarted`, `engine_lost`.
+    """
+    if engine not in found:
+        raise not_found(engine)
+    row, alive = found[engine]
+    if row.incarnation != incarnation:
+        raise LoradockError(
+            "engine_restarted",
+            f"engine {engine} is not the process that the operation began with",
+            engine=engine,
+        )
+    if not alive:
+        raise lost(row)
+
+
+def lost(row: EngineRow) -> LoradockError:
+    """`engine_lost`, saying how."""
+    why = "does not answer its agent" if row.status == EngineStatus.UNREACHABLE else "has no living agent"
+    return LoradockError("engine_lost", f"engine {row.id} {why}", engine=row.id)
+
+
+def not_found(engine: str) -> LoradockError:
+    """`engine_not_found`."""
+    return LoradockError("engine_not_found", f"there is no engine {engine[:100]!r}", engine=engine[:100])
+
+
+async def pool_exists(tx: Reader, pool: str) -> bool:
+    """Whether an engine has ever joined the pool."""
+    return await tx.session.scalar(select(EngineRow.id).filter_by(pool=pool).limit(1)) is not None
+
+
+def pool_not_found(pool: str) -> LoradockError:
+    """`pool_not_found`."""
+    return LoradockError("pool_not_found", f"no engine has joined pool {pool[:100]!r}")
+
+
+async def pools_of_base_model(tx: Reader, base_model: str) -> list[str]:
+    """The pools with an engine of this base model, by name."""
+    query = select(EngineRow.pool).filter_by(base_model=base_model).distinct().order_by(EngineRow.pool)
+    return list(await tx.session.scalars(query))
+
+
+async def get_engine(tx: Reader, engine: str) -> EngineView:
+    """An engine.
+
+    Raises:
+        LoradockError: `engine_not_found`.
+    """
+    query = select(EngineRow, lease_holds()).where(EngineRow.id == engine)
+    found = (await tx.session.execute(query)).one_or_none()
+    if found is None:
+        raise not_found(engine)
+    return _view(*found)
+
+
+async def list_engines(
+    tx: Reader,
+    *,
+    pool: str | None = None,
+    status: EngineStatus | None = None,
+    limit: int = DEFAULT_LIMIT,
+    cursor: str | None = None,
+) -> Page[EngineView]:
+    """Engines by id.
+
+    Raises:
+        LoradockError: `invalid_request`.
+    """
+    query = select(EngineRow, lease_holds()).order_by(EngineRow.id).limit(check_limit(limit) + 1)
+    if pool is not None:
+        query = query.where(EngineRow.pool == pool)
+    if status is EngineStatus.LOST:
+        query = query.where((EngineRow.status == status) | ~lease_holds())
+    elif status is not None:
+        query = query.where(EngineRow.status == status, lease_holds())
+    if cursor is not None:
+        (last,) = decode_cursor(cursor, str)
+        query = query.where(EngineRow.id > last)
+    rows = (await tx.session.execute(query)).all()
+    items = tuple(_view(row, holds) for row, holds in rows[:limit])
+    return Page(items=items, next=encode_cursor(items[-1].id) if len(rows) > limit else None)
+
+
+def _view(row: EngineRow, lease: bool) -> EngineView:
+    return EngineView(
+        id=row.id,
+        agent=row.agent,
+        pool=row.pool,
+        kind=row.kind,
+        url=row.url,
+        status=EngineStatus(row.status) if lease else EngineStatus.LOST,
+        incarnation=row.incarnation,
+        generation=row.generation,
+        base_model=row.base_model,
+        engine_version=row.engine_version,
+        max_loras=row.max_loras,
+        usable_slots=row.usable_slots,
+        free_slots=row.free_slots,
+        max_lora_rank=row.max_lora_rank,
+        resident=tuple(row.resident),
+        limitations=tuple(row.limitations),
+        lease_until=row.lease_until,
+        joined_at=row.joined_at,
+        seen_at=row.seen_at,
+    )

@@ -1,0 +1,119 @@
+"""The last transaction of a load: its cards become routable together, and the operation ends."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, func, select, update
+
+from loradock.core.errors import LoradockError
+from loradock.core.models import CardState, OperationState, RunRef
+from loradock.core.requests import EngineTarget, LoadPlan, OperationResult
+from loradock.registry import deployments
+from loradock.registry.database import Transaction
+from loradock.registry.engines import check_alive, lock_engines
+from loradock.registry.operations import about
+from loradock.registry.runs import active, claim, end, ended
+from loradock.registry.tables import CardRow, DeploymentVersionRow, OperationRow
+
+
+async def commit_load(
+    tx: Transaction, run: RunRef, plan: LoadPlan, ready: Sequence[EngineTarget], failed: Mapping[str, str]
+) -> OperationResult:
+    """Send traffic to the engines that became ready. A call after the operation's success gives the same result again.
+
+    Args:
+        failed: the other engines, with the code of each.
+
+    Raises:
+        LoradockError: `not_enough_engines` when none is ready, `engine_restarted` or `engine_lost` when one is not what
+            it was when its card was staged, `operation_ended`, and those of `claim`.
+    """
+    operation = await claim(tx, run)
+    if operation.state == OperationState.SUCCEEDED:
+        return OperationResult.model_validate(operation.result)
+    if not active(operation) or operation.state == OperationState.COMPENSATING:
+        raise ended(operation)
+    if not ready:
+        raise LoradockError("not_enough_engines", "no engine became ready")
+    deployment = await deployments.lock(tx, plan.ref.adapter, plan.pool, operation.requested_by)
+    await _check_ready(tx, operation, plan, ready)
+    await _serve(tx, operation, plan, ready)
+    await _want(tx, operation, plan)
+    await deployments.raise_revision(tx, deployment, operation.requested_by, generation=True)
+    operation.version = plan.ref.version
+    result = OperationResult(
+        version=plan.ref.version,
+        digest=plan.ref.digest,
+        engines=tuple(sorted(target.engine for target in ready)),
+        failed_engines=dict(failed),
+    )
+    facts: dict[str, Any] = {
+        "digest": plan.ref.digest,
+        "engines": list(result.engines),
+        "failed_engines": result.failed_engines,
+    }
+    tx.audit("adapter.loaded", **about(operation), **facts)
+    await end(tx, operation, OperationState.SUCCEEDED, result=result)
+    return result
+
+
+async def _check_ready(
+    tx: Transaction, operation: OperationRow, plan: LoadPlan, ready: Sequence[EngineTarget]
+) -> None:
+    found = await lock_engines(tx, [target.engine for target in ready])
+    own = (CardRow.state == CardState.STAGED) & (CardRow.operation == operation.id)
+    query = select(CardRow.engine, CardRow.incarnation).where(
+        _of_plan(plan), own | (CardRow.state == CardState.SERVING)
+    )
+    cards = {(engine, incarnation) for engine, incarnation in await tx.session.execute(query)}
+    for target in ready:
+        check_alive(found, target.engine, target.incarnation)
+        if (target.engine, target.incarnation) not in cards:
+            raise LoradockError(
+                "engine_restarted",
+                f"engine {target.engine} has no card of this life for {plan.ref.served_name}",
+                engine=target.engine,
+            )
+
+
+async def _serve(
+    tx: Transaction, operation: OperationRow, plan: LoadPlan, ready: Sequence[EngineTarget]
+) -> None:
+    """Turn the staged cards to serving at one moment; those of engines that did not make it go."""
+    engines = [target.engine for target in ready]
+    staged = _of_plan(plan) & (CardRow.state == CardState.STAGED)
+    await tx.session.execute(
+        update(CardRow)
+        .where(staged, CardRow.engine.in_(engines))
+        .values(state=CardState.SERVING, since=func.now()),
+        execution_options={"synchronize_session": False},
+    )
+    left_over = CardRow.state.in_([CardState.STAGED, CardState.LOST]) & CardRow.engine.not_in(engines)
+    await tx.session.execute(
+        delete(CardRow).where(_of_plan(plan), left_over, CardRow.operation == operation.id),
+        execution_options={"synchronize_session": False},
+    )
+
+
+async def _want(tx: Transaction, operation: OperationRow, plan: LoadPlan) -> None:
+    """Note the version as wanted. Loading moves no weight, except that the first gets all of it."""
+    adapter, version = plan.ref.adapter, plan.ref.version
+    rows = await deployments.version_rows(tx, adapter, plan.pool)
+    weighted = any(row.weight > 0 for row in rows.values())
+    named: list[str] | None = operation.request.get("engines")
+    row = rows.get(version)
+    if row is None:
+        engines = sorted(named) if named else None
+        row = DeploymentVersionRow(
+            adapter=adapter, pool=plan.pool, version=version, weight=0, engines=engines
+        )
+        tx.session.add(row)
+    elif row.engines is not None:
+        row.engines = sorted({*row.engines, *named}) if named else None
+    if not weighted:
+        row.weight = 100
+
+
+def _of_plan(plan: LoadPlan) -> ColumnElement[bool]:
+    ref = plan.ref
+    return (CardRow.adapter == ref.adapter) & (CardRow.version == ref.version) & (CardRow.pool == plan.pool)

@@ -1,0 +1,97 @@
+"""The steps of operations, as the workflow and the hosts' agents report them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy.dialects.postgresql import Insert, insert
+
+from loradock.core.errors import LoradockError
+from loradock.core.models import OperationState, StepReport, StepState, utc_now
+from loradock.registry.database import Transaction
+from loradock.registry.operations import not_found
+from loradock.registry.tables import EngineRow, OperationRow, OperationStepRow
+
+_UNFINISHED = (StepState.PENDING, StepState.RUNNING)
+_PUT_BACK = (StepState.UNDONE, StepState.SKIPPED)
+
+
+async def record_steps(tx: Transaction, operation: str, reports: Iterable[StepReport]) -> None:
+    """Take over the workflow's word on steps, in a transaction that has claimed the operation.
+
+    Reports may come twice and late: an ended step never runs again, and an earlier attempt says nothing of a later one.
+    """
+    await _upsert(tx, operation, reports, agents=False)
+
+
+async def record_progress(tx: Transaction, agent: str, operation: str, report: StepReport) -> None:
+    """Take over an agent's word on what it does for one of its engines. How a step ended, the workflow's word decides.
+
+    Raises:
+        LoradockError: `operation_not_found`, `operation_ended`, `engine_not_found`, `forbidden` for an engine that is
+            another agent's or has nothing to do with the operation.
+    """
+    query = select(OperationRow.state, OperationRow.pool).filter_by(id=operation).with_for_update(read=True)
+    found = (await tx.session.execute(query)).one_or_none()
+    if found is None:
+        raise not_found(operation)
+    if not OperationState(found.state).active:
+        raise LoradockError("operation_ended", f"operation {operation} is {found.state}", operation=operation)
+    engine = await tx.session.get(EngineRow, report.engine)
+    if engine is None:
+        raise LoradockError("engine_not_found", f"there is no engine {report.engine[:100]!r}")
+    if engine.agent != agent or engine.pool != found.pool:
+        raise LoradockError("forbidden", f"engine {engine.id} is not {agent[:100]}'s in this operation")
+    await _upsert(tx, operation, [report], agents=True)
+
+
+async def _upsert(tx: Transaction, operation: str, reports: Iterable[StepReport], *, agents: bool) -> None:
+    values = [_values(operation, report) for report in reports]
+    if values:
+        await tx.session.flush()
+        connection = await tx.session.connection()
+        await connection.execute(_statement(operation, agents=agents), values)
+
+
+def _values(operation: str, report: StepReport) -> dict[str, Any]:
+    begun = report.state is not StepState.PENDING
+    over = report.state not in _UNFINISHED
+    return {
+        "operation": operation,
+        "name": report.name,
+        "engine": report.engine,
+        "state": report.state,
+        "attempt": report.attempt,
+        "started_at": report.started_at or (utc_now() if begun else None),
+        "ended_at": (report.ended_at or utc_now()) if over else None,
+        "failure": report.error.model_dump(mode="json") if report.error else None,
+        "detail": report.detail,
+    }
+
+
+def _statement(operation: str, *, agents: bool) -> Insert:
+    step = OperationStepRow.__table__.c
+    last = select(func.coalesce(func.max(step.position) + 1, 0)).where(step.operation == operation)
+    statement = insert(OperationStepRow.__table__).values(position=last.scalar_subquery())  # type: ignore[arg-type]
+    new = statement.excluded
+    open_now = _one_of(step.state, _UNFINISHED)
+    not_stale = new.attempt >= step.attempt
+    onward = and_(open_now, not_stale, or_(new.state != StepState.PENDING, step.state == StepState.PENDING))
+    ended = ~_one_of(new.state, _UNFINISHED) & (not_stale | _one_of(new.state, _PUT_BACK))
+    return statement.on_conflict_do_update(
+        index_elements=[step.operation, step.name, step.engine],
+        set_={
+            "state": new.state,
+            "attempt": func.greatest(step.attempt, new.attempt),
+            "started_at": func.coalesce(step.started_at, new.started_at),
+            "ended_at": new.ended_at,
+            "failure": new.failure,
+            "detail": step.detail.concat(new.detail),
+        },
+        where=onward if agents else or_(onward, ended),
+    )
+
+
+def _one_of(column: ColumnElement[str], states: Iterable[StepState]) -> ColumnElement[bool]:
+    # Not IN: a statement for many rows cannot have one.
+    return or_(*(column == state for state in states))

@@ -1,0 +1,284 @@
+"""Operations from outside: asking for one, reading them, and finding those that need somebody's care."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+from sqlalchemy import Select, func, select, text
+from sqlalchemy.dialects.postgresql import insert
+
+from loradock.core.errors import LoradockError
+from loradock.core.ids import workflow_id
+from loradock.core.models import Failure, Model, OperationKind, OperationState, StepReport
+from loradock.registry import adapter_rows
+from loradock.registry.database import Reader, Transaction
+from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
+from loradock.registry.tables import ACTIVE, OperationRow, OperationStepRow
+from loradock.registry.views import OperationView, Page
+
+IS_ACTIVE: Final = text(ACTIVE)
+"""In the very words of the partial indexes, so that they are used."""
+
+_TRIES: Final = 5
+
+
+class NewOperation(Model):
+    """A change that somebody asks for.
+
+    Attributes:
+        lock_key: what it needs for itself: `publish_lock` or `placement_lock`.
+        request: what was asked, as JSON; never a secret.
+        request_hash: `request_hash` of it: tells the same request from another one.
+        actor: who asks.
+    """
+
+    id: str
+    kind: OperationKind
+    adapter: str
+    version: int | None = None
+    pool: str | None = None
+    lock_key: str
+    request: dict[str, Any]
+    request_hash: str
+    idempotency_key: str | None = None
+    actor: str
+
+
+class Submitted(Model):
+    """The operation that answers a request.
+
+    Attributes:
+        created: False when it was there already.
+    """
+
+    operation: OperationView
+    created: bool
+
+
+def publish_lock(adapter: str) -> str:
+    """The lock of a publish: versions are numbered one after the other."""
+    return f"adapter:{adapter}"
+
+
+def placement_lock(adapter: str, pool: str) -> str:
+    """The lock of what changes where an adapter is served in a pool."""
+    return f"adapter:{adapter}:pool:{pool}"
+
+
+def request_hash(kind: OperationKind, request: dict[str, Any]) -> str:
+    """The same for two requests that ask for the same."""
+    content = json.dumps([str(kind), request], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+async def submit(tx: Transaction, new: NewOperation) -> Submitted:
+    """Take in a request, once, however many say it at the same time.
+
+    Raises:
+        LoradockError: `idempotency_key_reused`, `adapter_busy` (details: `operation`).
+    """
+    for _ in range(_TRIES):
+        row = await _insert(tx, new)
+        if row is not None:
+            return Submitted(operation=operation_view(row, ()), created=True)
+        row = await _standing(tx, new)
+        if row is not None:
+            return Submitted(operation=await _view_with_steps(tx, row), created=False)
+        # What was in the way has just ended: the way may be free now.
+    raise LoradockError("database_unavailable", f"operations on {new.adapter} come and go too fast")
+
+
+async def _insert(tx: Transaction, new: NewOperation) -> OperationRow | None:
+    values = {
+        **new.model_dump(exclude={"actor"}),
+        "state": OperationState.PENDING,
+        "requested_by": new.actor,
+        "workflow_id": workflow_id(new.id),
+    }
+    statement = insert(OperationRow).values(values).on_conflict_do_nothing().returning(OperationRow)
+    row: OperationRow | None = await tx.session.scalar(statement)
+    if row is None:
+        return None
+    if new.kind is OperationKind.PUBLISH:
+        await adapter_rows.ensure(tx, new.adapter, new.actor)
+    # Whoever moves an alias locks the adapter too and then looks for active operations: one of both comes second.
+    await adapter_rows.lock_shared(tx, new.adapter)
+    tx.audit("operation.requested", **about(row), kind=row.kind, request=row.request)
+    return row
+
+
+async def _standing(tx: Transaction, new: NewOperation) -> OperationRow | None:
+    """The operation that the request is already, None when nothing is in its way any more."""
+    if new.idempotency_key is not None:
+        by_key = select(OperationRow).filter_by(requested_by=new.actor, idempotency_key=new.idempotency_key)
+        row = await tx.session.scalar(by_key)
+        if row is not None and row.request_hash != new.request_hash:
+            raise LoradockError(
+                "idempotency_key_reused", f"the key was used for operation {row.id}", operation=row.id
+            )
+        if row is not None:
+            return row
+    row = await lock_holder(tx, new.lock_key)
+    if row is not None and row.request_hash != new.request_hash:
+        raise busy(row)
+    return row
+
+
+async def lock_holder(tx: Reader, lock_key: str) -> OperationRow | None:
+    """The active operation that holds a lock."""
+    query = select(OperationRow).where(OperationRow.lock_key == lock_key, IS_ACTIVE)
+    row: OperationRow | None = await tx.session.scalar(query)
+    return row
+
+
+def busy(holder: OperationRow) -> LoradockError:
+    """`adapter_busy`, naming who holds it."""
+    return LoradockError(
+        "adapter_busy", f"operation {holder.id} ({holder.kind}) is still {holder.state}", operation=holder.id
+    )
+
+
+async def get_operation(tx: Reader, operation: str) -> OperationView:
+    """An operation with its steps.
+
+    Raises:
+        LoradockError: `operation_not_found`.
+    """
+    row = await tx.session.get(OperationRow, operation)
+    if row is None:
+        raise not_found(operation)
+    return await _view_with_steps(tx, row)
+
+
+def not_found(operation: str) -> LoradockError:
+    """`operation_not_found`."""
+    return LoradockError("operation_not_found", f"there is no operation {operation[:100]!r}")
+
+
+async def list_operations(
+    tx: Reader,
+    *,
+    adapter: str | None = None,
+    state: OperationState | None = None,
+    kind: OperationKind | None = None,
+    limit: int = DEFAULT_LIMIT,
+    cursor: str | None = None,
+) -> Page[OperationView]:
+    """Operations, newest first.
+
+    Raises:
+        LoradockError: `invalid_request`.
+    """
+    query = select(OperationRow).order_by(OperationRow.id.desc()).limit(check_limit(limit) + 1)
+    wanted = {"adapter": adapter, "state": state, "kind": kind}
+    query = query.filter_by(**{name: value for name, value in wanted.items() if value is not None})
+    if cursor is not None:
+        (last,) = decode_cursor(cursor, str)
+        query = query.where(OperationRow.id < last)
+    views = await _views(tx, query)
+    items = tuple(views[:limit])
+    return Page(items=items, next=encode_cursor(items[-1].id) if len(views) > limit else None)
+
+
+async def pending(tx: Reader, older_than_seconds: float, limit: int) -> list[OperationView]:
+    """Operations that were committed and, it seems, never started: the relay's work, oldest first."""
+    query = (
+        select(OperationRow)
+        .where(
+            IS_ACTIVE,
+            OperationRow.state == OperationState.PENDING,
+            OperationRow.created_at <= func.now() - timedelta(seconds=older_than_seconds),
+        )
+        .order_by(OperationRow.id)
+        .limit(limit)
+    )
+    return await _views(tx, query)
+
+
+async def active_started(tx: Reader, limit: int, after: str | None = None) -> list[OperationView]:
+    """Active operations that a run has taken up: the sweeper looks whether their workflows live; oldest first.
+
+    Args:
+        after: the last operation id of the batch before.
+    """
+    taken_up = (OperationRow.state != OperationState.PENDING) | OperationRow.run_id.is_not(None)
+    query = select(OperationRow).where(IS_ACTIVE, taken_up).order_by(OperationRow.id).limit(limit)
+    if after is not None:
+        query = query.where(OperationRow.id > after)
+    return await _views(tx, query)
+
+
+async def _view_with_steps(tx: Reader, row: OperationRow) -> OperationView:
+    return operation_view(row, (await _steps(tx, [row.id])).get(row.id, ()))
+
+
+async def _views(tx: Reader, query: Select[OperationRow]) -> list[OperationView]:
+    rows = (await tx.session.scalars(query)).all()
+    steps = await _steps(tx, [row.id for row in rows])
+    return [operation_view(row, steps.get(row.id, ())) for row in rows]
+
+
+async def _steps(tx: Reader, operations: Sequence[str]) -> dict[str, list[OperationStepRow]]:
+    step = OperationStepRow
+    query = select(step).where(step.operation.in_(operations)).order_by(step.position, step.name, step.engine)
+    found: dict[str, list[OperationStepRow]] = {}
+    for row in await tx.session.scalars(query.execution_options(populate_existing=True)):
+        found.setdefault(row.operation, []).append(row)
+    return found
+
+
+def operation_view(row: OperationRow, steps: Sequence[OperationStepRow]) -> OperationView:
+    """The view of an operation's rows."""
+    past_run = row.superseded_runs[-1] if row.superseded_runs else None
+    return OperationView(
+        id=row.id,
+        kind=OperationKind(row.kind),
+        adapter=row.adapter,
+        version=row.version,
+        pool=row.pool,
+        state=OperationState(row.state),
+        steps=tuple(_step_view(step) for step in steps),
+        request=row.request,
+        result=row.result,
+        error=_failure(row.failure),
+        repairs_pending=row.repairs_pending,
+        workflow_id=row.workflow_id,
+        run_id=row.run_id or past_run,
+        epoch=row.epoch,
+        requested_by=row.requested_by,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+    )
+
+
+def _step_view(row: OperationStepRow) -> StepReport:
+    return StepReport.model_validate(
+        {
+            "name": row.name,
+            "engine": row.engine,
+            "state": row.state,
+            "attempt": row.attempt,
+            "started_at": row.started_at,
+            "ended_at": row.ended_at,
+            "error": row.failure,
+            "detail": row.detail,
+        }
+    )
+
+
+def _failure(value: dict[str, Any] | None) -> Failure | None:
+    return None if value is None else Failure.model_validate(value)
+
+
+def about(row: OperationRow) -> dict[str, Any]:
+    """What an audit event says of the operation that it belongs to."""
+    return {
+        "actor": row.requested_by,
+        "adapter": row.adapter,
+        "version": row.version,
+        "pool": row.pool,
+        "operation": row.id,
+    }

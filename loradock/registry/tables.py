@@ -1,0 +1,321 @@
+"""The tables. What a constraint can keep true, a constraint keeps true."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    FetchedValue,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    MetaData,
+    Sequence,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from loradock.core.models import (
+    ACTIVE_STATES,
+    CardState,
+    EngineStatus,
+    OperationKind,
+    OperationState,
+    StepState,
+    VersionState,
+)
+
+Json = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    """The tables' common base."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own form
+        str: Text(),
+        datetime: DateTime(timezone=True),
+        Json: JSONB(none_as_null=True),
+        dict[str, str]: JSONB(),
+        list[str]: ARRAY(Text()),
+    }
+
+
+def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+ACTIVE: Final = f"state IN ({', '.join(repr(str(state)) for state in sorted(ACTIVE_STATES))})"
+"""SQL: the operation still holds its lock."""
+
+INT_IDS: Final = Sequence("adapter_int_ids", metadata=Base.metadata, data_type=BigInteger)
+"""The numbers by which engines know versions: one per version of all adapters, never given twice."""
+
+FENCING_EPOCHS: Final = Sequence("fencing_epoch", metadata=Base.metadata, data_type=BigInteger)
+"""Every operation draws one when it is made, and again when it is taken over: the higher one wins everywhere."""
+
+_NOW: Final = func.now()
+
+
+class AdapterRow(Base):
+    """An adapter: a name with one base model."""
+
+    __tablename__ = "adapters"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    base_model: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_by: Mapped[str]
+
+
+class VersionRow(Base):
+    """A version: one digest, bound to one number for ever."""
+
+    __tablename__ = "versions"
+    __table_args__ = (
+        UniqueConstraint("adapter", "digest"),
+        UniqueConstraint("int_id"),
+        _one_of("state", VersionState),
+        CheckConstraint("version >= 1", name="version"),
+        CheckConstraint("rank >= 1", name="rank"),
+        CheckConstraint("digest ~ '^sha256:[0-9a-f]{64}$'", name="digest"),
+        CheckConstraint("state <> 'ready' OR artifact_uri IS NOT NULL", name="ready_has_artifact"),
+    )
+
+    adapter: Mapped[str] = mapped_column(ForeignKey("adapters.name"), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    digest: Mapped[str]
+    int_id: Mapped[int] = mapped_column(BigInteger, INT_IDS, server_default=INT_IDS.next_value())
+    state: Mapped[str]
+    rank: Mapped[int]
+    dtype: Mapped[str]
+    target_modules: Mapped[list[str]]
+    size: Mapped[int] = mapped_column(BigInteger)
+    manifest: Mapped[Json]
+    traits: Mapped[Json]
+    source_uri: Mapped[str]
+    artifact_uri: Mapped[str | None]
+    labels: Mapped[dict[str, str]]
+    failure: Mapped[Json | None]
+    operation: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_by: Mapped[str]
+
+
+class AliasRow(Base):
+    """A movable pointer to a version."""
+
+    __tablename__ = "aliases"
+    __table_args__ = (
+        ForeignKeyConstraint(["adapter", "version"], ["versions.adapter", "versions.version"]),
+        CheckConstraint("alias !~ '^[0-9]+$'", name="alias_not_numeric"),
+    )
+
+    adapter: Mapped[str] = mapped_column(primary_key=True)
+    alias: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int]
+    revision: Mapped[int]
+    updated_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    updated_by: Mapped[str]
+
+
+class AgentRow(Base):
+    """A host agent: one live process per id."""
+
+    __tablename__ = "agents"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    instance: Mapped[str]
+    superseded_instances: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    pool: Mapped[str]
+    agent_version: Mapped[str]
+    labels: Mapped[dict[str, str]]
+    lease_until: Mapped[datetime]
+    renewed_at: Mapped[datetime]
+
+
+class EngineRow(Base):
+    """An engine, as its agent last told."""
+
+    __tablename__ = "engines"
+    __table_args__ = (
+        _one_of("status", EngineStatus),
+        CheckConstraint("status <> 'alive' OR incarnation IS NOT NULL", name="alive_is_known"),
+        Index(None, "pool", "id"),
+        Index(None, "agent"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    agent: Mapped[str] = mapped_column(ForeignKey("agents.id"))
+    pool: Mapped[str]
+    kind: Mapped[str]
+    url: Mapped[str]
+    status: Mapped[str]
+    incarnation: Mapped[str | None]
+    generation: Mapped[int] = mapped_column(server_default=text("0"))
+    base_model: Mapped[str | None]
+    engine_version: Mapped[str | None]
+    max_loras: Mapped[int] = mapped_column(server_default=text("0"))
+    usable_slots: Mapped[int] = mapped_column(server_default=text("0"))
+    free_slots: Mapped[int] = mapped_column(server_default=text("0"))
+    max_lora_rank: Mapped[int] = mapped_column(server_default=text("0"))
+    resident: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    limitations: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    lease_until: Mapped[datetime]
+    joined_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    seen_at: Mapped[datetime | None]
+
+
+class DeploymentRow(Base):
+    """An adapter in a pool: its revision is what traffic tables compare."""
+
+    __tablename__ = "deployments"
+
+    adapter: Mapped[str] = mapped_column(ForeignKey("adapters.name"), primary_key=True)
+    pool: Mapped[str] = mapped_column(primary_key=True)
+    generation: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    revision: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    updated_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    updated_by: Mapped[str]
+
+
+class DeploymentVersionRow(Base):
+    """A version that a deployment wants, with its share of the traffic."""
+
+    __tablename__ = "deployment_versions"
+    __table_args__ = (
+        ForeignKeyConstraint(["adapter", "pool"], ["deployments.adapter", "deployments.pool"]),
+        ForeignKeyConstraint(["adapter", "version"], ["versions.adapter", "versions.version"]),
+        CheckConstraint("weight BETWEEN 0 AND 100", name="weight"),
+    )
+
+    adapter: Mapped[str] = mapped_column(primary_key=True)
+    pool: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    weight: Mapped[int]
+    engines: Mapped[list[str] | None]
+
+
+class CardRow(Base):
+    """A deployment card: this engine, in this life, serves this version."""
+
+    __tablename__ = "cards"
+    __table_args__ = (
+        ForeignKeyConstraint(["adapter", "version"], ["versions.adapter", "versions.version"]),
+        _one_of("state", CardState),
+        Index(None, "adapter", "version", "engine"),
+        Index(None, "state", "adapter", "version", "engine"),
+        Index(None, "operation"),
+    )
+
+    engine: Mapped[str] = mapped_column(ForeignKey("engines.id"), primary_key=True)
+    adapter: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    incarnation: Mapped[str]
+    served_name: Mapped[str]
+    digest: Mapped[str]
+    int_id: Mapped[int] = mapped_column(BigInteger)
+    pool: Mapped[str]
+    state: Mapped[str]
+    operation: Mapped[str] = mapped_column(ForeignKey("operations.id"))
+    since: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
+class OperationRow(Base):
+    """A requested change: lock, idempotency record and outbox in one."""
+
+    __tablename__ = "operations"
+    __table_args__ = (
+        _one_of("kind", OperationKind),
+        _one_of("state", OperationState),
+        CheckConstraint(f"({ACTIVE}) = (ended_at IS NULL)", name="ended"),
+        UniqueConstraint("requested_by", "idempotency_key"),
+        Index("uq_operations_lock_key_active", "lock_key", unique=True, postgresql_where=text(ACTIVE)),
+        Index("ix_operations_active", "id", postgresql_where=text(ACTIVE)),
+        Index(None, "adapter", "id"),
+        Index(None, "state", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    adapter: Mapped[str]
+    version: Mapped[int | None]
+    pool: Mapped[str | None]
+    state: Mapped[str]
+    lock_key: Mapped[str]
+    idempotency_key: Mapped[str | None]
+    request_hash: Mapped[str]
+    request: Mapped[Json]
+    result: Mapped[Json | None]
+    failure: Mapped[Json | None]
+    repairs_pending: Mapped[bool] = mapped_column(server_default=text("false"))
+    requested_by: Mapped[str]
+    epoch: Mapped[int] = mapped_column(BigInteger, FENCING_EPOCHS, server_default=FENCING_EPOCHS.next_value())
+    workflow_id: Mapped[str]
+    run_id: Mapped[str | None]
+    superseded_runs: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+class OperationStepRow(Base):
+    """A step of an operation; `engine` is empty for one that no single engine does."""
+
+    __tablename__ = "operation_steps"
+    __table_args__ = (_one_of("state", StepState),)
+
+    operation: Mapped[str] = mapped_column(ForeignKey("operations.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    engine: Mapped[str] = mapped_column(primary_key=True, server_default=text("''"))
+    position: Mapped[int]
+    state: Mapped[str]
+    attempt: Mapped[int] = mapped_column(server_default=text("0"))
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    failure: Mapped[Json | None]
+    detail: Mapped[Json] = mapped_column(server_default=text("'{}'"))
+
+
+class AuditEventRow(Base):
+    """A link of the audit chain. `seq`, `at` and both hashes are set by the database, whatever an insert says."""
+
+    __tablename__ = "audit_events"
+    __table_args__ = (
+        UniqueConstraint("previous_hash"),
+        Index(None, "adapter", "seq"),
+        Index(None, "operation", "seq"),
+        Index(None, "actor", "seq"),
+    )
+
+    seq: Mapped[int] = mapped_column(
+        BigInteger, primary_key=True, autoincrement=False, server_default=FetchedValue()
+    )
+    at: Mapped[datetime] = mapped_column(server_default=FetchedValue())
+    actor: Mapped[str]
+    action: Mapped[str]
+    adapter: Mapped[str | None]
+    version: Mapped[int | None]
+    pool: Mapped[str | None]
+    engine: Mapped[str | None]
+    operation: Mapped[str | None]
+    outcome: Mapped[str]
+    detail: Mapped[Json]
+    previous_hash: Mapped[str] = mapped_column(server_default=FetchedValue())
+    hash: Mapped[str] = mapped_column(server_default=FetchedValue())

@@ -1,0 +1,200 @@
+"""The registry's part of an unload: which cards go, out of routing, back into it, gone."""
+
+from typing import Any
+
+from sqlalchemy import Select, delete, func, select, tuple_, update
+
+from loradock.core.errors import LoradockError
+from loradock.core.models import CardState, EngineStatus, OperationState, RunRef, VersionRef
+from loradock.core.requests import EngineTarget, OperationResult, UnloadItem, UnloadPlan, UnloadRequest
+from loradock.registry import adapter_rows, deployments, engines, versions
+from loradock.registry.cards import SHOWN
+from loradock.registry.database import Reader, Transaction
+from loradock.registry.operations import about
+from loradock.registry.runs import active, claim, claim_active, end, ended
+from loradock.registry.tables import CardRow, DeploymentVersionRow, EngineRow, OperationRow
+
+
+async def plan_unload(tx: Transaction, run: RunRef, request: UnloadRequest) -> UnloadPlan:
+    """Choose the cards that go.
+
+    Raises:
+        LoradockError: as `check_unload` and `claim_active`.
+    """
+    await claim_active(tx, run, forward=True)
+    return await check_unload(tx, request)
+
+
+async def check_unload(tx: Reader, request: UnloadRequest) -> UnloadPlan:
+    """See that there is something to unload, and that it may go.
+
+    Raises:
+        LoradockError: `adapter_not_found`, `version_not_found`, `pool_not_found`, `engine_not_found`,
+            `version_not_loaded`, `version_has_weight`.
+    """
+    await _check_names(tx, request)
+    found = (await tx.session.execute(_cards(request))).all()
+    if not found:
+        what = f"{request.adapter}@{request.version}" if request.version else request.adapter
+        raise LoradockError("version_not_loaded", f"no engine of pool {request.pool} serves {what}")
+    taken = tuple(sorted({card.version for card, _ in found}))
+    if not request.force:
+        await _check_weight(tx, request, taken)
+    return UnloadPlan(
+        adapter=request.adapter,
+        pool=request.pool,
+        items=tuple(_item(card, engine) for card, engine in found),
+        versions=taken,
+    )
+
+
+async def _check_names(tx: Reader, request: UnloadRequest) -> None:
+    if request.version is None:
+        await adapter_rows.require(tx, request.adapter)
+    else:
+        await versions.require(tx, request.adapter, request.version)
+    if not await engines.pool_exists(tx, request.pool):
+        raise engines.pool_not_found(request.pool)
+    if request.engines:
+        known = set(await tx.session.scalars(select(EngineRow.id).where(EngineRow.id.in_(request.engines))))
+        for name in request.engines:
+            if name not in known:
+                raise engines.not_found(name)
+
+
+def _cards(request: UnloadRequest) -> Select[CardRow, EngineRow]:
+    query = (
+        select(CardRow, EngineRow)
+        .join(EngineRow, EngineRow.id == CardRow.engine)
+        .where(CardRow.adapter == request.adapter, CardRow.pool == request.pool, CardRow.state.in_(SHOWN))
+        .order_by(CardRow.version, CardRow.engine)
+    )
+    if request.version is not None:
+        query = query.where(CardRow.version == request.version)
+    if request.engines is not None:
+        query = query.where(CardRow.engine.in_(request.engines))
+    return query
+
+
+async def _check_weight(tx: Reader, request: UnloadRequest, taken: tuple[int, ...]) -> None:
+    wanted = await deployments.version_rows(tx, request.adapter, request.pool)
+    weighted = [version for version in taken if version in wanted and wanted[version].weight > 0]
+    others = select(CardRow.version).filter_by(adapter=request.adapter, pool=request.pool)
+    others = others.where(CardRow.state.in_(SHOWN), CardRow.version.not_in(taken)).limit(1)
+    other = await tx.session.scalar(others)
+    if weighted and other is not None:
+        raise LoradockError(
+            "version_has_weight",
+            f"version {weighted[0]} takes {wanted[weighted[0]].weight} % of the traffic while version {other} is loaded",
+            version=weighted[0],
+        )
+
+
+def _item(card: CardRow, engine: EngineRow) -> UnloadItem:
+    lives = engine.status == EngineStatus.ALIVE and engine.incarnation == card.incarnation
+    return UnloadItem(
+        target=EngineTarget(engine=card.engine, agent=engine.agent, incarnation=card.incarnation),
+        ref=VersionRef(adapter=card.adapter, version=card.version, digest=card.digest, int_id=card.int_id),
+        lost=card.state == CardState.LOST and not lives,
+    )
+
+
+async def withdraw(tx: Transaction, run: RunRef, plan: UnloadPlan) -> None:
+    """Stop the traffic to all cards of the plan at one moment: serving becomes draining.
+
+    Raises:
+        LoradockError: those of `claim_active`.
+    """
+    operation = await claim_active(tx, run, forward=True)
+    deployment = await deployments.lock(tx, plan.adapter, plan.pool, operation.requested_by)
+    places = [(item.target.engine, item.target.incarnation, item.ref.version) for item in plan.items]
+    place = tuple_(CardRow.engine, CardRow.incarnation, CardRow.version)
+    withdrawn = await tx.session.scalars(
+        update(CardRow)
+        .where(CardRow.adapter == plan.adapter, CardRow.state == CardState.SERVING, place.in_(places))
+        .values(state=CardState.DRAINING, operation=run.operation, since=func.now())
+        .returning(CardRow.engine),
+        execution_options={"synchronize_session": False},
+    )
+    if withdrawn.all():
+        await deployments.raise_revision(tx, deployment, operation.requested_by)
+
+
+async def restore(tx: Transaction, run: RunRef, plan: UnloadPlan) -> None:
+    """Put back what this operation withdrew, or staged again: serving where the engine lives on, lost elsewhere.
+
+    Raises:
+        LoradockError: those of `claim_active`.
+    """
+    operation = await claim_active(tx, run)
+    deployment = await deployments.lock(tx, plan.adapter, plan.pool, operation.requested_by)
+    names = sorted({item.target.engine for item in plan.items})
+    found = await engines.lock_engines(tx, names)
+    alive = [(name, row.incarnation) for name, (row, lives) in found.items() if lives]
+    own = (CardRow.operation == run.operation) & CardRow.state.in_([CardState.DRAINING, CardState.STAGED])
+    back = tuple_(CardRow.engine, CardRow.incarnation).in_(alive)
+    changed = update(CardRow).where(own, CardRow.adapter == plan.adapter, CardRow.pool == plan.pool)
+    no_sync = {"synchronize_session": False}
+    serving = changed.where(back).values(state=CardState.SERVING, since=func.now()).returning(CardRow.engine)
+    restored = (await tx.session.scalars(serving, execution_options=no_sync)).all()
+    await tx.session.execute(
+        changed.values(state=CardState.LOST, since=func.now()), execution_options=no_sync
+    )
+    if restored:
+        await deployments.raise_revision(tx, deployment, operation.requested_by)
+
+
+async def commit_unload(tx: Transaction, run: RunRef, plan: UnloadPlan) -> OperationResult:
+    """Note that the versions are no longer wanted, and end the operation. A call after its success repeats the result.
+
+    Raises:
+        LoradockError: `operation_ended`, and those of `claim`.
+    """
+    operation = await claim(tx, run)
+    if operation.state == OperationState.SUCCEEDED:
+        return OperationResult.model_validate(operation.result)
+    if not active(operation) or operation.state == OperationState.COMPENSATING:
+        raise ended(operation)
+    deployment = await deployments.lock(tx, plan.adapter, plan.pool, operation.requested_by)
+    await _forget_cards(tx, plan)
+    await _want_no_more(tx, operation, plan)
+    await deployments.raise_revision(tx, deployment, operation.requested_by, generation=True)
+    result = OperationResult(
+        version=plan.versions[0] if len(plan.versions) == 1 else None,
+        engines=tuple(sorted({item.target.engine for item in plan.items})),
+        details={"versions": list(plan.versions)},
+    )
+    facts: dict[str, Any] = {"versions": list(plan.versions), "engines": list(result.engines)}
+    tx.audit("adapter.unloaded", **about(operation), **facts)
+    await end(tx, operation, OperationState.SUCCEEDED, result=result)
+    return result
+
+
+async def _forget_cards(tx: Transaction, plan: UnloadPlan) -> None:
+    places = [(item.target.engine, item.target.incarnation, item.ref.version) for item in plan.items]
+    place = tuple_(CardRow.engine, CardRow.incarnation, CardRow.version)
+    gone = delete(CardRow).where(CardRow.adapter == plan.adapter, place.in_(places))
+    await tx.session.execute(gone.where(CardRow.state.in_([CardState.DRAINING, CardState.LOST])))
+
+
+async def _want_no_more(tx: Transaction, operation: OperationRow, plan: UnloadPlan) -> None:
+    """A version without a card is no longer wanted; one that stays on other engines is wanted on those alone."""
+    query = select(CardRow.version, CardRow.engine).where(
+        CardRow.adapter == plan.adapter, CardRow.pool == plan.pool, CardRow.version.in_(plan.versions)
+    )
+    left: dict[int, set[str]] = {}
+    for version, engine in await tx.session.execute(query):
+        left.setdefault(version, set()).add(engine)
+    rows = await deployments.version_rows(tx, plan.adapter, plan.pool)
+    named = operation.request.get("engines")
+    for version, row in rows.items():
+        if version in left and named:
+            row.engines = sorted(set(row.engines or left[version]) - set(named))
+    gone = [version for version in plan.versions if version not in left]
+    await tx.session.execute(
+        delete(DeploymentVersionRow).where(
+            DeploymentVersionRow.adapter == plan.adapter,
+            DeploymentVersionRow.pool == plan.pool,
+            DeploymentVersionRow.version.in_(gone),
+        )
+    )

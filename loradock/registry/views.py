@@ -1,0 +1,250 @@
+"""What reads of the registry give: frozen models, in the shapes that the API shows."""
+
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from pydantic import Field
+
+from loradock.core.models import (
+    AdapterTraits,
+    CardState,
+    EngineStatus,
+    Failure,
+    Manifest,
+    Model,
+    OperationKind,
+    OperationState,
+    StepReport,
+    VersionState,
+)
+
+Item = TypeVar("Item")
+
+
+class Page(Model, Generic[Item]):
+    """One page of a list.
+
+    Attributes:
+        next: the cursor of the next page, None at the end.
+    """
+
+    items: tuple[Item, ...]
+    next: str | None = None
+
+
+class AliasView(Model):
+    """A movable pointer to a version.
+
+    Attributes:
+        revision: raised by every move; compare it with If-Match.
+    """
+
+    adapter: str
+    alias: str
+    version: int
+    revision: int
+    updated_at: datetime
+    updated_by: str
+
+
+class VersionView(Model):
+    """One version of an adapter.
+
+    Attributes:
+        int_id: the number by which engines know it.
+        size: bytes of all its files together.
+        operation: the publish that made it, or tries to.
+        failure: why its last publish failed.
+    """
+
+    adapter: str
+    version: int
+    served_name: str
+    digest: str
+    int_id: int
+    state: VersionState
+    rank: int
+    dtype: str
+    target_modules: tuple[str, ...]
+    size: int
+    source_uri: str
+    artifact_uri: str | None
+    labels: dict[str, str]
+    manifest: Manifest
+    traits: AdapterTraits
+    failure: Failure | None
+    operation: str
+    created_at: datetime
+    created_by: str
+
+
+class DeploymentVersion(Model):
+    """A version that a deployment wants.
+
+    Attributes:
+        weight: its share of the traffic, 0 to 100.
+        engines: these only; None is all of the pool.
+    """
+
+    version: int
+    weight: int
+    engines: tuple[str, ...] | None
+
+
+class DeploymentView(Model):
+    """What is wanted of an adapter in a pool.
+
+    Attributes:
+        generation: raised when the wanted versions change.
+        revision: raised by every change that an operation makes to versions, weights or cards; an engine that dies or
+            comes back changes cards without it.
+    """
+
+    adapter: str
+    pool: str
+    generation: int
+    revision: int
+    versions: tuple[DeploymentVersion, ...]
+    updated_at: datetime
+    updated_by: str
+
+
+class AdapterView(Model):
+    """An adapter in a list.
+
+    Attributes:
+        base_model: None until a first publish told it.
+        latest_version: the highest version that is ready.
+    """
+
+    name: str
+    base_model: str | None
+    latest_version: int | None
+    created_at: datetime
+    created_by: str
+
+
+class AdapterDetail(AdapterView):
+    """An adapter with what belongs to it; `versions` newest first, at most 200 (the rest by the versions' own list)."""
+
+    versions: tuple[VersionView, ...]
+    aliases: tuple[AliasView, ...]
+    deployments: tuple[DeploymentView, ...]
+
+
+class OperationView(Model):
+    """One requested change and how far it is.
+
+    Attributes:
+        run_id: the run of its workflow that holds it, None before it began.
+        epoch: the fencing epoch that it holds.
+        repairs_pending: something could not be put back and waits for the reconciler.
+    """
+
+    id: str
+    kind: OperationKind
+    adapter: str
+    version: int | None
+    pool: str | None
+    state: OperationState
+    steps: tuple[StepReport, ...] = ()
+    request: dict[str, Any]
+    result: dict[str, Any] | None
+    error: Failure | None
+    repairs_pending: bool
+    workflow_id: str
+    run_id: str | None
+    epoch: int
+    requested_by: str
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class EngineView(Model):
+    """An engine, as its agent last told.
+
+    Attributes:
+        status: `lost` as soon as the lease ran out, whether that was noted yet or not.
+        generation: how many lives of it are known.
+        resident: served names that it holds.
+        seen_at: when it was last reached.
+    """
+
+    id: str
+    agent: str
+    pool: str
+    kind: str
+    url: str
+    status: EngineStatus
+    incarnation: str | None
+    generation: int
+    base_model: str | None
+    engine_version: str | None
+    max_loras: int
+    usable_slots: int
+    free_slots: int
+    max_lora_rank: int
+    resident: tuple[str, ...]
+    limitations: tuple[str, ...]
+    lease_until: datetime
+    joined_at: datetime
+    seen_at: datetime | None
+
+
+class CardView(Model):
+    """This engine, in this life, serves this version from this digest since then.
+
+    Attributes:
+        since: when it came into its state.
+        operation: what brought it there last.
+    """
+
+    engine: str
+    incarnation: str
+    adapter: str
+    version: int
+    served_name: str
+    digest: str
+    state: CardState
+    since: datetime
+    pool: str
+    operation: str
+
+
+class AuditEvent(Model):
+    """Who did what: one link of the chain.
+
+    Attributes:
+        seq: 1, 2, 3 … without gaps, in the order of commit.
+        hash: sha256 over this event and `previous_hash`, 64 hex digits.
+    """
+
+    seq: int
+    at: datetime
+    actor: str
+    action: str
+    adapter: str | None
+    version: int | None
+    pool: str | None
+    engine: str | None
+    operation: str | None
+    outcome: str
+    detail: dict[str, Any]
+    previous_hash: str
+    hash: str
+
+
+class LeaseGranted(Model):
+    """The answer to an agent's renewal.
+
+    Attributes:
+        superseded: another process has taken over under this agent id: this one must stop; nothing was changed.
+        engines: the generation of each engine that the lease covers.
+        refused: engines that it does not cover, with a sentence why.
+    """
+
+    lease_until: datetime
+    superseded: bool = False
+    engines: dict[str, int] = Field(default_factory=dict)
+    refused: dict[str, str] = Field(default_factory=dict)

@@ -1,0 +1,93 @@
+"""Saves a history of each workflow, for the replay tests:
+
+    python -m tests.workflows.histories HOST:PORT
+
+Run it against a dev server after a workflow's commands have changed on purpose, and say so in the commit. Histories of
+versions that may still be running are kept beside the new ones.
+"""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from loradock.core.models import OperationKind
+from tests.workflows.conftest import Bench
+from tests.workflows.world import World
+from worker import search_attributes
+
+FOLDER = Path(__file__).parent / "histories"
+
+KINDS = (OperationKind.PUBLISH, OperationKind.LOAD, OperationKind.UNLOAD)
+
+
+async def save(client: Client) -> list[str]:
+    """Run each story well, failing, and cancelled, and save the histories of all its workflows."""
+    await search_attributes.register(client)
+    bench = Bench(client)
+    FOLDER.mkdir(exist_ok=True)
+    saved: list[str] = []
+    for kind in KINDS:
+        for ending in ("succeeds", "fails", "is-cancelled"):
+            world = World()
+            if kind is OperationKind.UNLOAD:
+                world.serve()
+            saved += await _run(bench, world, kind, ending)
+    return saved
+
+
+async def _run(bench: Bench, world: World, kind: OperationKind, ending: str) -> list[str]:
+    step = {"publish": "upload_artifact", "load": "load_adapter", "unload": "unload_adapter"}[kind]
+    engine = None if kind is OperationKind.PUBLISH else "engine-2"
+    there = None
+    if ending == "fails":
+        world.fail(step, engine=engine, code="engine_error")
+    if ending == "is-cancelled":
+        there = world.hang(step, engine=engine, times=1)
+    async with bench.workers(world):
+        handle = await bench.start(kind)
+        if there is not None:
+            await there.wait()
+            await handle.cancel()
+        try:
+            await handle.result()
+        except WorkflowFailureError as error:
+            assert ending != "succeeds", error
+    return [await _save(bench.client, handle.id, f"{kind}-{ending}")] + [
+        await _save(bench.client, child, f"{kind}-{ending}-{number}")
+        for number, child in enumerate(await _children(bench.client, handle.id), start=1)
+    ]
+
+
+async def _children(client: Client, parent: str) -> list[str]:
+    history = await client.get_workflow_handle(parent).fetch_history()
+    started = [event.child_workflow_execution_started_event_attributes for event in history.events]
+    return [one.workflow_execution.workflow_id for one in started if one.workflow_execution.workflow_id]
+
+
+async def _save(client: Client, workflow: str, name: str) -> str:
+    history = await client.get_workflow_handle(workflow).fetch_history()
+    path = FOLDER / f"{name}.json"
+    path.write_text(json.dumps(_scrub(json.loads(history.to_json())), indent=1) + "\n")
+    return path.name
+
+
+def _scrub(node: Any) -> Any:
+    """Without what tells of the machine: process identities and stack traces."""
+    if isinstance(node, dict):
+        return {key: _scrub(value) for key, value in node.items() if key not in {"identity", "stackTrace"}}
+    return [_scrub(one) for one in node] if isinstance(node, list) else node
+
+
+async def main() -> None:
+    client = await Client.connect(sys.argv[1], data_converter=pydantic_data_converter)
+    for name in await save(client):
+        print(name)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,392 @@
+"""A small world in memory that the workflows act on, with every activity of the interface and faults on demand.
+
+Each activity really changes the world, so a test can say "as before" and mean all of it: engines, cards, caches, rows.
+"""
+
+import asyncio
+import copy
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from activities.interface import artifacts, cards, hosts, operations, versions
+from activities.interface.common import Done
+from loradock.core.models import (
+    AdapterTraits,
+    Manifest,
+    ManifestFile,
+    OperationKind,
+    RunRef,
+    StepReport,
+    StepState,
+    VersionRef,
+)
+from loradock.core.requests import (
+    EngineTarget,
+    LoadPlan,
+    OperationResult,
+    ReservedVersion,
+    UnloadItem,
+    UnloadPlan,
+)
+
+DIGEST = "sha256:" + "ab" * 32
+REF = VersionRef(adapter="greeter", version=1, digest=DIGEST, int_id=7)
+
+
+@dataclass
+class Fault:
+    """Makes an activity fail: before or after it has taken effect, so many times.
+
+    Attributes:
+        engine: only for this engine, None for any.
+        hang: instead of failing, wait until cancelled or `World.released`.
+        swallow_cancel: go on as if nothing had happened when the cancel comes.
+    """
+
+    code: str = "engine_error"
+    after_effect: bool = False
+    times: int = 10_000
+    engine: str | None = None
+    retryable: bool = False
+    hang: bool = False
+    swallow_cancel: bool = False
+
+
+@dataclass
+class State:
+    """What tests compare. Engines map a served name to the operation that loaded it."""
+
+    engines: dict[str, dict[str, str]] = field(default_factory=dict)
+    draining: set[tuple[str, str]] = field(default_factory=set)
+    pins: set[tuple[str, str]] = field(default_factory=set)
+    cards: dict[tuple[str, str], str] = field(default_factory=dict)
+    versions: dict[int, str] = field(default_factory=dict)
+    stored: set[str] = field(default_factory=set)
+
+
+class World:
+    """All activities, over one `State`."""
+
+    def __init__(self, engines: tuple[str, ...] = ("engine-1", "engine-2")) -> None:
+        self.state = State(engines={name: {} for name in engines})
+        self.faults: dict[str, Fault] = {}
+        self.calls: list[str] = []
+        self.reached: dict[str, asyncio.Event] = {}
+        self.ended: list[operations.FinishInput] = []
+        self.succeeded: list[RunRef] = []
+        self.compensating = 0
+        self.kind = OperationKind.LOAD
+        self.released = asyncio.Event()
+        self._failed: Counter[str] = Counter()
+
+    def snapshot(self) -> State:
+        """The state now, to compare with later."""
+        return copy.deepcopy(self.state)
+
+    def fail(self, name: str, **fault: Any) -> None:
+        """Let an activity fail from now on."""
+        self.faults[name] = Fault(**fault)
+
+    def hang(self, name: str, **fault: Any) -> asyncio.Event:
+        """Let an activity wait for its cancel; the event is set when it got there."""
+        self.faults[name] = Fault(hang=True, **fault)
+        self.reached[name] = asyncio.Event()
+        return self.reached[name]
+
+    def targets(self) -> tuple[EngineTarget, ...]:
+        """One target for each engine; each has an agent of its own queue, here all served by one worker."""
+        return tuple(
+            EngineTarget(engine=name, agent=f"agent-of-{name}", incarnation=f"life-of-{name}")
+            for name in self.state.engines
+        )
+
+    def serve(self, *names: str) -> None:
+        """Let engines serve REF already, loaded by an earlier operation."""
+        for name in names or tuple(self.state.engines):
+            self.state.engines[name][REF.served_name] = "op-earlier"
+            self.state.cards[(name, REF.served_name)] = "serving"
+            self.state.pins.add((name, REF.served_name))
+
+    async def _meet(self, spec_name: str, engine: str | None, *, after: bool) -> None:
+        fault = self.faults.get(spec_name)
+        if fault is None or fault.after_effect != after or (fault.engine and fault.engine != engine):
+            return
+        if self._failed[spec_name] >= fault.times:
+            return
+        self._failed[spec_name] += 1
+        if fault.hang:
+            await self._hang(spec_name, fault)
+            return
+        raise ApplicationError(
+            f"{spec_name} fails", {"details": {}}, type=fault.code, non_retryable=not fault.retryable
+        )
+
+    async def _hang(self, spec_name: str, fault: Fault) -> None:
+        self.reached[spec_name].set()
+        try:
+            while not self.released.is_set():
+                activity.heartbeat()
+                await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            if not fault.swallow_cancel:
+                raise
+
+    async def _do(self, spec_name: str, engine: str | None, effect: Any) -> Any:
+        self.calls.append(f"{spec_name}:{engine}" if engine else spec_name)
+        await self._meet(spec_name, engine, after=False)
+        result = effect()
+        await self._meet(spec_name, engine, after=True)
+        return result
+
+    # --- operations
+
+    @activity.defn(name=operations.MARK_COMPENSATING.name)
+    async def mark_compensating(self, given: operations.RunInput) -> Done:
+        self.compensating += 1
+        return await self._do("mark_compensating", None, Done)
+
+    @activity.defn(name=operations.FINISH_OPERATION.name)
+    async def finish(self, given: operations.FinishInput) -> Done:
+        def effect() -> Done:
+            self.ended.append(given)
+            return Done()
+
+        return await self._do("finish_operation", None, effect)
+
+    @activity.defn(name=operations.TAKE_OVER.name)
+    async def take_over(self, given: operations.TakeOverInput) -> operations.TakenOver:
+        touched = tuple(operations.TouchedEngine(target=t, ref=REF) for t in self.targets())
+        return operations.TakenOver(
+            run=RunRef(operation=given.operation, run_id=given.run_id, epoch=99),
+            kind=self.kind, actor="tester", adapter=REF.adapter, version=REF.version, pool="default",
+            touched=touched, still_active=True,
+        )  # fmt: skip
+
+    # --- versions
+
+    @activity.defn(name=versions.BEGIN_PUBLISH.name)
+    async def begin_publish(self, given: versions.BeginPublishInput) -> Done:
+        return await self._do("begin_publish", None, Done)
+
+    @activity.defn(name=versions.RESERVE_VERSION.name)
+    async def reserve(self, given: versions.ReserveInput) -> ReservedVersion:
+        def effect() -> ReservedVersion:
+            known = self.state.versions.get(REF.version) == "ready"
+            self.state.versions[REF.version] = "ready" if known else "publishing"
+            return ReservedVersion(ref=REF, already_published=known)
+
+        return await self._do("reserve_version", None, effect)
+
+    @activity.defn(name=versions.REGISTER_VERSION.name)
+    async def register(self, given: versions.RegisterInput) -> OperationResult:
+        def effect() -> OperationResult:
+            self.state.versions[REF.version] = "ready"
+            self.succeeded.append(given.run)
+            return OperationResult(version=REF.version, already_published=given.already_published)
+
+        return await self._do("register_version", None, effect)
+
+    @activity.defn(name=versions.FAIL_VERSION.name)
+    async def fail_version(self, given: versions.FailVersionInput) -> Done:
+        def effect() -> Done:
+            if self.state.versions.get(REF.version) == "publishing":
+                self.state.versions[REF.version] = "failed"
+            return Done()
+
+        return await self._do("fail_version", None, effect)
+
+    # --- artifacts
+
+    @activity.defn(name=artifacts.STAGE_SOURCE.name)
+    async def stage_source(self, given: artifacts.StageInput) -> artifacts.StagedArtifact:
+        def effect() -> artifacts.StagedArtifact:
+            file = ManifestFile(path="adapter_model.safetensors", size=1, sha256="ab" * 32)
+            traits = AdapterTraits(
+                peft_base_model=None,
+                rank=8,
+                alpha=16,
+                target_modules=("q_proj",),
+                dtype="F32",
+                tensors=2,
+                parameters=9,
+            )
+            return artifacts.StagedArtifact(
+                manifest=Manifest(digest=DIGEST, files=(file,)), traits=traits, step=_step("fetch")
+            )
+
+        return await self._do("stage_source", None, effect)
+
+    @activity.defn(name=artifacts.UPLOAD_ARTIFACT.name)
+    async def upload(self, given: artifacts.UploadInput) -> artifacts.UploadedArtifact:
+        def effect() -> artifacts.UploadedArtifact:
+            self.state.stored.add(given.ref.digest)
+            return artifacts.UploadedArtifact(artifact_uri="s3://b/a", step=_step("upload"))
+
+        return await self._do("upload_artifact", None, effect)
+
+    # --- cards
+
+    @activity.defn(name=cards.PLAN_LOAD.name)
+    async def plan_load(self, given: cards.PlanLoadInput) -> LoadPlan:
+        def effect() -> LoadPlan:
+            return LoadPlan(ref=REF, pool="default", base_model="tiny", targets=self.targets())
+
+        return await self._do("plan_load", None, effect)
+
+    @activity.defn(name=cards.STAGE_CARD.name)
+    async def stage_card(self, given: cards.CardInput) -> Done:
+        def effect() -> Done:
+            self.state.cards.setdefault((given.target.engine, given.ref.served_name), "staged")
+            return Done()
+
+        return await self._do("stage_card", given.target.engine, effect)
+
+    @activity.defn(name=cards.RETRACT_CARD.name)
+    async def retract_card(self, given: cards.CardInput) -> Done:
+        def effect() -> Done:
+            key = (given.target.engine, given.ref.served_name)
+            if self.state.cards.get(key) == "staged":
+                del self.state.cards[key]
+            return Done()
+
+        return await self._do("retract_card", given.target.engine, effect)
+
+    @activity.defn(name=cards.COMMIT_LOAD.name)
+    async def commit_load(self, given: cards.CommitLoadInput) -> OperationResult:
+        def effect() -> OperationResult:
+            for target in given.ready:
+                self.state.cards[(target.engine, given.plan.ref.served_name)] = "serving"
+            self.succeeded.append(given.run)
+            engines = tuple(target.engine for target in given.ready)
+            return OperationResult(version=1, engines=engines, failed_engines=given.failed)
+
+        return await self._do("commit_load", None, effect)
+
+    @activity.defn(name=cards.PLAN_UNLOAD.name)
+    async def plan_unload(self, given: cards.PlanUnloadInput) -> UnloadPlan:
+        def effect() -> UnloadPlan:
+            items = tuple(UnloadItem(target=target, ref=REF) for target in self.targets())
+            return UnloadPlan(adapter=REF.adapter, pool="default", items=items, versions=(1,))
+
+        return await self._do("plan_unload", None, effect)
+
+    @activity.defn(name=cards.WITHDRAW_CARDS.name)
+    async def withdraw(self, given: cards.UnloadPlanInput) -> Done:
+        def effect() -> Done:
+            for item in given.plan.items:
+                self.state.cards[(item.target.engine, item.ref.served_name)] = "draining"
+            return Done()
+
+        return await self._do("withdraw_cards", None, effect)
+
+    @activity.defn(name=cards.RESTORE_CARDS.name)
+    async def restore(self, given: cards.UnloadPlanInput) -> Done:
+        def effect() -> Done:
+            for key, state in self.state.cards.items():
+                if state == "draining":
+                    self.state.cards[key] = "serving"
+            return Done()
+
+        return await self._do("restore_cards", None, effect)
+
+    @activity.defn(name=cards.COMMIT_UNLOAD.name)
+    async def commit_unload(self, given: cards.UnloadPlanInput) -> OperationResult:
+        def effect() -> OperationResult:
+            for item in given.plan.items:
+                self.state.cards.pop((item.target.engine, item.ref.served_name), None)
+            self.succeeded.append(given.run)
+            return OperationResult(version=1)
+
+        return await self._do("commit_unload", None, effect)
+
+    @activity.defn(name=cards.MARK_LOST.name)
+    async def mark_lost(self, given: cards.MarkLostInput) -> Done:
+        def effect() -> Done:
+            self.state.cards[(given.target.engine, given.ref.served_name)] = "lost"
+            return Done()
+
+        return await self._do("mark_lost", given.target.engine, effect)
+
+    # --- hosts
+
+    @activity.defn(name=hosts.DOWNLOAD_ADAPTER.name)
+    async def download(self, given: hosts.HostInput) -> hosts.DownloadedAdapter:
+        def effect() -> hosts.DownloadedAdapter:
+            self.state.pins.add((given.target.engine, given.ref.served_name))
+            step = _step("download", given.target.engine)
+            return hosts.DownloadedAdapter(path="/cache/x", outcome="downloaded", step=step)
+
+        return await self._do("download_adapter", given.target.engine, effect)
+
+    @activity.defn(name=hosts.RELEASE_ADAPTER.name)
+    async def release(self, given: hosts.HostInput) -> hosts.HostDone:
+        def effect() -> hosts.HostDone:
+            if given.ref.served_name not in self.state.engines[given.target.engine]:
+                self.state.pins.discard((given.target.engine, given.ref.served_name))
+            return hosts.HostDone(step=_step("release", given.target.engine))
+
+        return await self._do("release_adapter", given.target.engine, effect)
+
+    @activity.defn(name=hosts.LOAD_ADAPTER.name)
+    async def load(self, given: hosts.LoadAdapterInput) -> hosts.LoadedAdapter:
+        def effect() -> hosts.LoadedAdapter:
+            held = self.state.engines[given.target.engine]
+            known = given.ref.served_name in held
+            held.setdefault(given.ref.served_name, given.run.operation)
+            if given.admit:
+                self.state.draining.discard((given.target.engine, given.ref.served_name))
+            steps = (_step("load", given.target.engine), _step("verify", given.target.engine))
+            return hosts.LoadedAdapter(outcome="already_loaded" if known else "loaded", steps=steps)
+
+        return await self._do("load_adapter", given.target.engine, effect)
+
+    @activity.defn(name=hosts.UNLOAD_ADAPTER.name)
+    async def unload(self, given: hosts.UnloadAdapterInput) -> hosts.UnloadedAdapter:
+        name = given.ref.served_name
+
+        def effect() -> hosts.UnloadedAdapter:
+            held = self.state.engines[given.target.engine]
+            steps = (_step("remove", given.target.engine),)
+            if name not in held:
+                return hosts.UnloadedAdapter(outcome="not_loaded", steps=steps)
+            if given.own_only and held[name] != given.run.operation:
+                return hosts.UnloadedAdapter(outcome="not_owned", steps=steps)
+            del held[name]
+            self.state.draining.discard((given.target.engine, name))
+            return hosts.UnloadedAdapter(outcome="unloaded", steps=steps)
+
+        if not given.own_only:
+            self.state.draining.add((given.target.engine, name))
+        return await self._do("unload_adapter", given.target.engine, effect)
+
+    @activity.defn(name=hosts.RESUME_ADAPTER.name)
+    async def resume(self, given: hosts.HostInput) -> hosts.HostDone:
+        def effect() -> hosts.HostDone:
+            self.state.draining.discard((given.target.engine, given.ref.served_name))
+            return hosts.HostDone(step=_step("resume", given.target.engine))
+
+        return await self._do("resume_adapter", given.target.engine, effect)
+
+    def lifecycle_activities(self) -> list[Any]:
+        """What an orchestrator does."""
+        return [
+            self.mark_compensating, self.finish, self.take_over, self.begin_publish, self.reserve, self.register,
+            self.fail_version, self.stage_source, self.upload, self.plan_load, self.stage_card, self.retract_card,
+            self.commit_load, self.plan_unload, self.withdraw, self.restore, self.commit_unload, self.mark_lost,
+        ]  # fmt: skip
+
+    def io_activities(self) -> list[Any]:
+        """What a host's agent does on its io queue."""
+        return [self.download, self.release]
+
+    def engine_activities(self) -> list[Any]:
+        """What a host's agent does on its engine queue."""
+        return [self.load, self.unload, self.resume]
+
+
+def _step(name: str, engine: str = "") -> StepReport:
+    return StepReport(name=name, engine=engine, state=StepState.SUCCEEDED, attempt=1)

@@ -1,0 +1,19 @@
+"""All workflows, as a worker registers them and a replay needs them."""
+
+from typing import Final
+
+from workflows.load_adapter import LoadAdapter
+from workflows.load_on_engine import LoadOnEngine
+from workflows.publish_version import PublishVersion
+from workflows.recover_operation import RecoverOperation
+from workflows.unload_adapter import UnloadAdapter
+from workflows.unload_from_engine import UnloadFromEngine
+
+WORKFLOWS: Final = (
+    PublishVersion,
+    LoadAdapter,
+    LoadOnEngine,
+    UnloadAdapter,
+    UnloadFromEngine,
+    RecoverOperation,
+)
