@@ -38,7 +38,6 @@ class CardActivities:
     async def plan_load(self, given: PlanLoadInput) -> LoadPlan:
         """Choose the engines; the operation is running from here on."""
         async with self._database.transaction() as tx:
-            await runs.begin(tx, given.run, ())
             plan = await placement.plan_load(tx, given.run, given.request)
             await runs.begin(tx, given.run, _steps(LOAD_STEPS, plan.targets))
         return plan
@@ -70,7 +69,6 @@ class CardActivities:
     async def plan_unload(self, given: PlanUnloadInput) -> UnloadPlan:
         """Choose the cards; the operation is running from here on."""
         async with self._database.transaction() as tx:
-            await runs.begin(tx, given.run, ())
             plan = await unloading.plan_unload(tx, given.run, given.request)
             await runs.begin(tx, given.run, _steps(UNLOAD_STEPS, [item.target for item in plan.items]))
         return plan

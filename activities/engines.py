@@ -82,10 +82,11 @@ class EngineActivities:
             async with heartbeats():
                 return await self._drain_and_remove(engine, given)
         except LoradockError as error:
-            if error.code == "incarnation_mismatch" or error.details.get("refused"):
-                step = StepClock("remove", given.target.engine).succeeded(outcome="engine_gone")
-                return UnloadedAdapter(outcome="engine_gone", steps=(step,))
-            raise
+            outcome = _nothing_to_remove(error, given)
+            if outcome is None:
+                raise
+            step = StepClock("remove", given.target.engine).succeeded(outcome=outcome)
+            return UnloadedAdapter(outcome=outcome, steps=(step,))
 
     @activity.defn(name=RESUME_ADAPTER.name)
     async def resume(self, given: HostInput) -> HostDone:
@@ -115,7 +116,8 @@ class EngineActivities:
             await self._drain(engine, given)
             steps.append(drain.succeeded())
         remove = StepClock("remove", given.target.engine)
-        self._reporter.report(given.run.operation, remove.running())
+        if not given.own_only:
+            self._reporter.report(given.run.operation, remove.running())
         removed = await self._remove(engine, given)
         return UnloadedAdapter(
             outcome=removed.outcome, steps=(*steps, remove.succeeded(outcome=removed.outcome))
@@ -146,6 +148,15 @@ class EngineActivities:
             return self._engines[name]
         except KeyError:
             raise LoradockError("engine_not_found", f"this agent has no engine {name}") from None
+
+
+def _nothing_to_remove(error: LoradockError, given: UnloadAdapterInput) -> str | None:
+    """What an error says of an adapter that is not there for us to remove, None when it says nothing of the kind."""
+    if error.code == "incarnation_mismatch" or error.details.get("refused"):
+        return "engine_gone"
+    if error.code == "stale_epoch" and given.own_only:
+        return "not_owned"  # a later operation has the name: what lies there is its own
+    return None
 
 
 def _words(given: HostInput | LoadAdapterInput | UnloadAdapterInput) -> dict[str, str | int]:

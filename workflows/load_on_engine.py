@@ -40,12 +40,12 @@ class LoadOnEngine:
         self._host = HostInput(run=given.run, ref=given.ref, target=given.target)
         self._saga = Saga()
         self._steps: list[StepReport] = []
+        self._begin_step("download")
 
     @workflow.run
     async def run(self, given: LoadOnEngineInput) -> ChildSteps:
         """Load, or leave the engine as it was."""
         del given  # kept by __init__
-        begun = workflow.now()
         try:
             return await self._story()
         except (asyncio.CancelledError, Exception) as error:
@@ -53,11 +53,15 @@ class LoadOnEngine:
             not_undone = await self._saga.compensate()
             if is_cancel(error):
                 raise
-            step = "download" if not self._steps else "load"
+            engine = self._given.target.engine
             failed = step_now(
-                step, StepState.FAILED, started_at=begun, engine=self._given.target.engine, error=failure
+                self._step, StepState.FAILED, started_at=self._step_began, engine=engine, error=failure
             )
             raise self._failure(failure, failed, clean=not not_undone) from error
+
+    def _begin_step(self, name: str) -> None:
+        self._step = name
+        self._step_began = workflow.now()
 
     def _failure(self, failure: Failure, failed: StepReport, *, clean: bool) -> Exception:
         undone = [step.model_copy(update={"state": StepState.UNDONE}) for step in self._steps]
@@ -83,6 +87,7 @@ class LoadOnEngine:
         return downloaded
 
     async def _load(self, downloaded: DownloadedAdapter) -> str:
+        self._begin_step("load")
         queue = host_engine_queue(self._given.target.agent)
         undo = UnloadAdapterInput(
             run=self._given.run,
@@ -110,6 +115,7 @@ class LoadOnEngine:
         return loaded.outcome
 
     async def _stage_card(self) -> None:
+        self._begin_step("card")
         card = CardInput(
             run=self._given.run,
             ref=self._given.ref,

@@ -9,16 +9,19 @@ versions that may still be running are kept beside the new ones.
 import asyncio
 import json
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.contrib.pydantic import pydantic_data_converter
 
+from loradock.core.ids import LIFECYCLE_QUEUE
 from loradock.core.models import OperationKind
 from tests.workflows.conftest import Bench
 from tests.workflows.world import World
 from worker import search_attributes
+from workflows.inputs import RecoverInput
 
 FOLDER = Path(__file__).parent / "histories"
 
@@ -37,7 +40,21 @@ async def save(client: Client) -> list[str]:
             if kind is OperationKind.UNLOAD:
                 world.serve()
             saved += await _run(bench, world, kind, ending)
-    return saved
+    return [*saved, *await _recover(bench)]
+
+
+async def _recover(bench: Bench) -> list[str]:
+    world = World()
+    operation = f"op-{uuid.uuid4().hex}"
+    async with bench.workers(world):
+        handle = await bench.client.start_workflow(
+            "RecoverOperation",
+            RecoverInput(operation=operation, actor="tester"),
+            id=f"op/{operation}/recover",
+            task_queue=LIFECYCLE_QUEUE,
+        )
+        await handle.result()
+    return [await _save(bench.client, handle.id, "recover-load")]
 
 
 async def _run(bench: Bench, world: World, kind: OperationKind, ending: str) -> list[str]:
@@ -84,7 +101,9 @@ def _scrub(node: Any) -> Any:
 
 
 async def main() -> None:
-    client = await Client.connect(sys.argv[1], data_converter=pydantic_data_converter)
+    client = await Client.connect(
+        sys.argv[1], data_converter=pydantic_data_converter, identity="loradock-tests"
+    )
     for name in await save(client):
         print(name)
 

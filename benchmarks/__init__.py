@@ -1,0 +1,1 @@
+"""Benchmarks: run by hand (`make bench`), written to RESULTS.md. Never timed tests."""
