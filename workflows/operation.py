@@ -87,12 +87,12 @@ def step_now(
     engine: str = "",
     error: Failure | None = None,
 ) -> StepReport:
-    """A step that the workflow itself has timed."""
+    """A step that the workflow itself has timed; it does not know at which attempt (0)."""
     return StepReport(
         name=name,
         engine=engine,
         state=state,
-        attempt=1,
+        attempt=0,
         started_at=started_at,
         ended_at=workflow.now(),
         error=error,

@@ -193,13 +193,14 @@ def _modules(tensors: Iterable[Tensor]) -> tuple[LoraModule, ...]:
 
 
 def _parse_name(tensor: str) -> tuple[str, str]:
-    match = _TENSOR.fullmatch(tensor.removeprefix(_PREFIX))
+    path = tensor.removeprefix(_PREFIX)
+    if not _VOCABULARY.isdisjoint(path.split(".")):
+        # PEFT saves the whole table beside it, and an engine would leave that out without a word.
+        raise _unsupported(f"tensor {tensor!r}: LoRA on embeddings or on the output head is not served")
+    match = _TENSOR.fullmatch(path)
     if not match:
         raise _unsupported(f"tensor {tensor!r} is not half of a LoRA module")
-    name = match["module"]
-    if name.rpartition(".")[2] in _VOCABULARY:
-        raise _unsupported(f"{name!r}: LoRA on embeddings or the output head is not served")
-    return name, match["half"]
+    return match["module"], match["half"]
 
 
 def _module(name: str, halves: Mapping[str, tuple[int, int]]) -> LoraModule:

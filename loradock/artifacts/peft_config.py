@@ -40,7 +40,6 @@ class PeftConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    peft_type: str
     r: Rank
     lora_alpha: Alpha
     target_modules: (
@@ -85,6 +84,8 @@ def parse_config(data: bytes) -> PeftConfig:
         raise _invalid(str(error)[:200]) from None
     if not isinstance(content, dict):
         raise _invalid("it is not an object")
+    if content.get("peft_type") != "LORA":
+        raise _invalid(f"peft_type is {str(content.get('peft_type'))[:40]!r}, not 'LORA'")
     try:
         config = PeftConfig.model_validate(content)
     except ValidationError as error:
@@ -92,8 +93,6 @@ def parse_config(data: bytes) -> PeftConfig:
             f"{part['loc'][0]}: {part['msg']}" for part in error.errors(include_input=False)[:3]
         )
         raise _invalid(fields) from None
-    if config.peft_type != "LORA":
-        raise _invalid(f"peft_type is {config.peft_type[:40]!r}, not 'LORA'")
     _check_features(content)
     _check_patterns(config)
     return config

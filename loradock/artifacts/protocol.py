@@ -15,7 +15,10 @@ class Progress(Protocol):
     """Told of every chunk that was moved or hashed; the place to heartbeat and to cancel."""
 
     def advance(self, size: int) -> None:
-        """Count `size` more bytes (0 while waiting for a lock). Whatever this raises ends the transfer."""
+        """Count `size` more bytes (0 while waiting for a lock).
+
+        What this raises ends the transfer; no OSError, which would be taken for the disk's.
+        """
 
 
 class NoProgress:

@@ -196,7 +196,7 @@ class StepReport(Model):
 
     Attributes:
         engine: engine id, empty for a step that no single engine does.
-        attempt: 1 for the first try, 0 while not begun.
+        attempt: 1 for the first try; 0 while not begun, and in an end that is told without knowing the attempt.
     """
 
     name: str

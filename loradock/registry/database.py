@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from psycopg import errors as postgres_errors
-from sqlalchemy import URL, func, insert, make_url, select, text
+from sqlalchemy import URL, DateTime, func, insert, make_url, select, text, type_coerce
 from sqlalchemy import exc as sqlalchemy_errors
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
@@ -94,7 +94,8 @@ class Reader:
 
     async def now(self) -> datetime:
         """The time now, by the database's clock: the only one that hosts share."""
-        return (await self.session.scalars(select(func.clock_timestamp()))).one()
+        clock = select(type_coerce(func.clock_timestamp(), DateTime(timezone=True)))
+        return (await self.session.scalars(clock)).one()
 
 
 class Transaction(Reader):

@@ -75,7 +75,7 @@ def _statement(operation: str, *, agents: bool) -> Insert:
     statement = insert(OperationStepRow.__table__).values(position=last.scalar_subquery())  # type: ignore[arg-type]
     new = statement.excluded
     open_now = _one_of(step.state, _UNFINISHED)
-    not_stale = new.attempt >= step.attempt
+    not_stale = (new.attempt >= step.attempt) | (new.attempt == 0)
     onward = and_(open_now, not_stale, or_(new.state != StepState.PENDING, step.state == StepState.PENDING))
     ended = ~_one_of(new.state, _UNFINISHED) & (not_stale | _one_of(new.state, _PUT_BACK))
     return statement.on_conflict_do_update(

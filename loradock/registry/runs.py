@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
 from loradock.core.errors import LoradockError
 from loradock.core.models import (
+    CardState,
     Failure,
     OperationState,
     RunRef,
@@ -17,7 +18,7 @@ from loradock.core.models import (
 from loradock.core.requests import OperationResult
 from loradock.registry.database import Transaction
 from loradock.registry.operations import about, busy, get_operation, lock_holder, not_found
-from loradock.registry.tables import OperationRow, OperationStepRow
+from loradock.registry.tables import CardRow, OperationRow, OperationStepRow
 from loradock.registry.views import OperationView
 
 _UNFINISHED = (StepState.PENDING, StepState.RUNNING)
@@ -52,7 +53,7 @@ async def claim(tx: Transaction, run: RunRef) -> OperationRow:
         raise LoradockError("operation_superseded", f"another run has taken over {row.id}", operation=row.id)
     if row.run_id == run.run_id:
         return row
-    if row.run_id is None:
+    if not row.run_id:  # none yet, or taken over by somebody who did not say as which run
         if not active(row):
             raise ended(row)
         row.run_id = run.run_id
@@ -211,6 +212,8 @@ async def end(
     row.result = result.model_dump(mode="json") if result else None
     row.repairs_pending = repairs_pending
     await tx.session.flush()
+    # What was staged and neither committed nor retracted never served: nobody else would ever take it away.
+    await tx.session.execute(delete(CardRow).filter_by(operation=row.id, state=CardState.STAGED))
     step = OperationStepRow
     await tx.session.execute(
         update(step)

@@ -107,6 +107,7 @@ async def withdraw(tx: Transaction, run: RunRef, plan: UnloadPlan) -> None:
     """
     operation = await claim_active(tx, run, forward=True)
     deployment = await deployments.lock(tx, plan.adapter, plan.pool, operation.requested_by)
+    await engines.lock_engines(tx, _engines(plan))
     places = [(item.target.engine, item.target.incarnation, item.ref.version) for item in plan.items]
     place = tuple_(CardRow.engine, CardRow.incarnation, CardRow.version)
     withdrawn = await tx.session.scalars(
@@ -128,8 +129,7 @@ async def restore(tx: Transaction, run: RunRef, plan: UnloadPlan) -> None:
     """
     operation = await claim_active(tx, run)
     deployment = await deployments.lock(tx, plan.adapter, plan.pool, operation.requested_by)
-    names = sorted({item.target.engine for item in plan.items})
-    found = await engines.lock_engines(tx, names)
+    found = await engines.lock_engines(tx, _engines(plan))
     alive = [(name, row.incarnation) for name, (row, lives) in found.items() if lives]
     own = (CardRow.operation == run.operation) & CardRow.state.in_([CardState.DRAINING, CardState.STAGED])
     back = tuple_(CardRow.engine, CardRow.incarnation).in_(alive)
@@ -161,7 +161,7 @@ async def commit_unload(tx: Transaction, run: RunRef, plan: UnloadPlan) -> Opera
     await deployments.raise_revision(tx, deployment, operation.requested_by, generation=True)
     result = OperationResult(
         version=plan.versions[0] if len(plan.versions) == 1 else None,
-        engines=tuple(sorted({item.target.engine for item in plan.items})),
+        engines=tuple(_engines(plan)),
         details={"versions": list(plan.versions)},
     )
     facts: dict[str, Any] = {"versions": list(plan.versions), "engines": list(result.engines)}
@@ -171,10 +171,15 @@ async def commit_unload(tx: Transaction, run: RunRef, plan: UnloadPlan) -> Opera
 
 
 async def _forget_cards(tx: Transaction, plan: UnloadPlan) -> None:
+    await engines.lock_engines(tx, _engines(plan))
     places = [(item.target.engine, item.target.incarnation, item.ref.version) for item in plan.items]
     place = tuple_(CardRow.engine, CardRow.incarnation, CardRow.version)
     gone = delete(CardRow).where(CardRow.adapter == plan.adapter, place.in_(places))
     await tx.session.execute(gone.where(CardRow.state.in_([CardState.DRAINING, CardState.LOST])))
+
+
+def _engines(plan: UnloadPlan) -> list[str]:
+    return sorted({item.target.engine for item in plan.items})
 
 
 async def _want_no_more(tx: Transaction, operation: OperationRow, plan: UnloadPlan) -> None:

@@ -1,0 +1,17 @@
+"""The endpoints, one module per subject. Order matters: names may hold a slash, so the calls on them come first."""
+
+from typing import Final
+
+from api.routes import adapters, agents, aliases, audit, fleet, health, operations, placement, versions
+
+ROUTERS: Final = (
+    health.router,
+    versions.router,
+    placement.router,
+    aliases.router,
+    adapters.router,
+    operations.router,
+    fleet.router,
+    audit.router,
+    agents.router,
+)

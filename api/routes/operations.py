@@ -1,0 +1,90 @@
+"""Requested changes: read, follow, abort."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+
+from api.aborting import request_abort
+from api.bodies import operation_body, operation_page, operation_response
+from api.dependencies import Actor, Cursor, Limit, Parts
+from api.events import OperationEventStream
+from api.fields import AdapterField
+from api.problems import documented
+from api.routes.security import OPERATOR_TOKEN
+from api.schemas import OperationBody
+from api.waiting import WaitFor, read_operation, wait_for_end
+from loradock.core.models import OperationKind, OperationState
+from loradock.registry import operations
+from loradock.registry.views import Page
+
+router = APIRouter(prefix="/v1/operations", tags=["operations"], dependencies=[OPERATOR_TOKEN])
+
+OperationId = Annotated[
+    str,
+    Path(
+        max_length=100,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="Operation id.",
+        examples=["op-019354c0a1b27c3d8e4f5a6b7c8d9e0f"],
+    ),
+]
+
+
+@router.get("", responses=documented())
+async def list_operations(
+    *,
+    parts: Parts,
+    adapter: Annotated[AdapterField | None, Query(description="Of this adapter only.")] = None,
+    state: Annotated[OperationState | None, Query(description="In this state only.")] = None,
+    kind: Annotated[OperationKind | None, Query(description="Of this kind only.")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Page[OperationBody]:
+    """All operations, newest first."""
+    async with parts.database.read() as reader:
+        page = await operations.list_operations(
+            reader, adapter=adapter, state=state, kind=kind, limit=limit, cursor=cursor
+        )
+    return operation_page(page, parts.settings)
+
+
+@router.get("/{operation}", responses=documented("operation_not_found"))
+async def get_operation(
+    *, operation: OperationId, parts: Parts, wait: WaitFor, response: Response
+) -> OperationBody:
+    """One operation, with its steps; with `wait` when it has ended, or as it stands after that time."""
+    found = await wait_for_end(parts, await read_operation(parts, operation), wait.seconds)
+    if wait.preferred:
+        response.headers["Preference-Applied"] = wait.applied
+    return operation_body(found, parts.settings)
+
+
+@router.get(
+    "/{operation}/events",
+    status_code=200,
+    response_class=OperationEventStream,
+    responses={
+        200: {
+            "description": "Server-sent events: `operation` at once and at every change, `end` at the end; each holds "
+            "the whole operation.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **documented("operation_not_found"),
+    },
+)
+async def stream_operation_events(*, operation: OperationId, parts: Parts) -> OperationEventStream:
+    """Follow an operation. A stream that breaks off without `end` is to be opened again."""
+    await read_operation(parts, operation)
+    return OperationEventStream(parts, operation)
+
+
+@router.post(
+    "/{operation}/abort",
+    status_code=202,
+    response_model=OperationBody,
+    responses=documented("operation_not_found", "operation_ended", "temporal_unavailable"),
+)
+async def abort_operation(*, operation: OperationId, parts: Parts, actor: Actor, wait: WaitFor) -> Response:
+    """Ask an operation to stop and to put back what it did. It ends as `aborted`, or as it would have if it is too late."""
+    asked = await request_abort(parts, operation, actor)
+    return operation_response(await wait_for_end(parts, asked, wait.seconds), parts.settings, wait)

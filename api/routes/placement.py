@@ -1,0 +1,92 @@
+"""Load versions into engines, and take them out."""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Body, HTTPException, Response
+
+from api.bodies import operation_response
+from api.dependencies import Actor, AdapterPath, IdempotencyKey, Parts
+from api.problems import documented
+from api.routes.security import OPERATOR_TOKEN
+from api.schemas import LoadBody, OperationBody, UnloadBody
+from api.submission import submit_load, submit_unload
+from api.text import Storable
+from api.waiting import WaitFor, wait_for_end
+
+router = APIRouter(prefix="/v1/adapters/{name:path}", tags=["placement"], dependencies=[OPERATOR_TOKEN])
+
+_ENDED: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "model": OperationBody,
+        "description": "The operation has ended (after a wait, or it was sent before).",
+    }
+}
+_COMMON: Final = (
+    "invalid_name",
+    "adapter_not_found",
+    "alias_not_found",
+    "pool_not_found",
+    "pool_ambiguous",
+    "engine_not_found",
+    "adapter_busy",
+    "idempotency_key_reused",
+)
+
+
+@router.post(
+    "/load",
+    status_code=202,
+    response_model=OperationBody,
+    responses={
+        **_ENDED,
+        **documented(
+            *_COMMON,
+            "version_not_found",
+            "version_not_ready",
+            "base_model_mismatch",
+            "rank_too_high",
+            "no_engine_alive",
+            "engine_lost",
+            "no_free_slot",
+        ),
+    },
+)
+async def load_adapter(
+    *,
+    name: AdapterPath,
+    body: Annotated[LoadBody, Storable, Body()],
+    parts: Parts,
+    actor: Actor,
+    wait: WaitFor,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Load a version beside whatever is loaded. Traffic does not move, except that a first version gets all of it."""
+    operation = await submit_load(parts, actor, idempotency_key, name, body)
+    return operation_response(await wait_for_end(parts, operation, wait.seconds), parts.settings, wait)
+
+
+@router.post(
+    "/unload",
+    status_code=202,
+    response_model=OperationBody,
+    responses={**_ENDED, **documented(*_COMMON, "version_not_loaded", "version_has_weight")},
+)
+async def unload_adapter(
+    *,
+    name: AdapterPath,
+    body: Annotated[UnloadBody, Storable, Body()],
+    parts: Parts,
+    actor: Actor,
+    wait: WaitFor,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Take traffic away from a version, let its requests end, and remove it from the engines."""
+    operation = await submit_unload(parts, actor, idempotency_key, name, body)
+    return operation_response(await wait_for_end(parts, operation, wait.seconds), parts.settings, wait)
+
+
+@router.api_route("/load", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+@router.api_route("/unload", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+async def refuse_method() -> None:
+    """Without this, the last word would be taken for a part of an adapter's name."""
+    raise HTTPException(405, headers={"Allow": "POST"})

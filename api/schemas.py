@@ -1,0 +1,158 @@
+"""What calls take and give, where it is not a view of the registry as it stands."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from api.fields import (
+    Count,
+    Duration,
+    SimpleField,
+    SourceField,
+    VersionChoice,
+    VersionNumber,
+)
+from loradock.core.models import Digest, StepReport
+from loradock.core.requests import Labels, LoadPolicy
+from loradock.registry.views import OperationView
+
+DEFAULT_DRAIN_SECONDS = 30.0
+
+
+class Body(BaseModel):
+    """Base of request bodies: unknown fields are a mistake."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(Body):
+    """Where the weights lie."""
+
+    uri: SourceField = Field(
+        description="A folder written by PEFT's save_pretrained: `file:///folder` (on the orchestrator's disk) or "
+        "`s3://bucket/prefix`. Without credentials, query and fragment."
+    )
+
+
+class PublishBody(Body):
+    """Publish a folder of weights as a version. The same weights always give the same version number."""
+
+    source: Source = Field(description="The folder to publish.")
+    base_model: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = Field(
+        default=None,
+        description="The base model that the adapter is for. Kept from the first version on; may be left out later, "
+        "and where all engines serve one base model.",
+        examples=["meta-llama/Llama-3.1-8B-Instruct"],
+    )
+    expect_digest: Digest | None = Field(
+        default=None,
+        description="The publish fails with `digest_mismatch` when the weights are others.",
+        examples=["sha256:" + "9f" * 32],
+    )
+    labels: Labels = Field(
+        default_factory=dict, description="Kept with the version.", examples=[{"run": "7", "team": "search"}]
+    )
+
+
+class LoadBody(Body):
+    """Load a version on the engines of a pool."""
+
+    version: VersionChoice = Field(
+        description="A version's number, or an alias, which is resolved now.", examples=[1, "stable"]
+    )
+    pool: SimpleField | None = Field(
+        default=None, description="May be left out where one pool alone serves the adapter's base model."
+    )
+    engines: Annotated[tuple[SimpleField, ...], Field(min_length=1, max_length=2000)] | None = Field(
+        default=None,
+        description="These engines only; else every engine of the pool that is alive.",
+        examples=[["e0"]],
+    )
+    policy: LoadPolicy = Field(
+        default=LoadPolicy.ALL,
+        description="`all`: when one engine fails, every engine is put back. `best_effort`: those that became ready "
+        "serve, if they are at least `min_ready`.",
+    )
+    min_ready: Count = Field(default=1, description="For `best_effort`: how many engines must become ready.")
+
+    @model_validator(mode="after")
+    def _enough_engines_named(self) -> "LoadBody":
+        if self.engines is not None and self.min_ready > len(set(self.engines)):
+            raise ValueError("min_ready is more than the engines that are named")
+        return self
+
+
+class UnloadBody(Body):
+    """Unload a version, or every version, of an adapter."""
+
+    version: VersionChoice | None = Field(
+        default=None, description="A number or an alias; left out: every loaded version.", examples=[1]
+    )
+    pool: SimpleField | None = Field(
+        default=None, description="May be left out where the adapter is loaded in one pool alone."
+    )
+    engines: Annotated[tuple[SimpleField, ...], Field(min_length=1, max_length=2000)] | None = Field(
+        default=None, description="These engines only."
+    )
+    drain: Duration = Field(
+        default=DEFAULT_DRAIN_SECONDS,
+        description="How long requests that run may go on: seconds, or `500ms`, `30s`, `2m`; at most a day.",
+    )
+    force: bool = Field(
+        default=False,
+        strict=True,
+        description="Unload a version that takes traffic, and cut requests that outlast the drain.",
+    )
+
+
+class AliasBody(Body):
+    """Where an alias is to point."""
+
+    version: VersionNumber = Field(description="A version that is ready.")
+
+
+class ProgressBody(BaseModel):
+    """A step of an operation as an agent sees it now, for people who watch. Fields of later agents are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    operation: Annotated[str, StringConstraints(min_length=1, max_length=100)] = Field(
+        description="Operation id."
+    )
+    report: StepReport = Field(description="The step as it stands.")
+
+
+class OperationBody(OperationView):
+    """One requested change, how far it is, and where to see it in Temporal's UI."""
+
+    temporal_url: str | None = Field(
+        default=None,
+        description="Its workflow in Temporal's UI; null when the service does not know the UI's address.",
+    )
+
+
+class Health(BaseModel):
+    """The process is there."""
+
+    status: str = Field(examples=["ok"])
+    version: str = Field(description="Of the service.", examples=["0.1.0"])
+
+
+class PartState(BaseModel):
+    """One part that the service stands on."""
+
+    state: str = Field(
+        description="`ok`, or a code of the error catalog.", examples=["ok", "temporal_unavailable"]
+    )
+    detail: str | None = Field(default=None, description="What was seen, when it is not `ok`.")
+
+
+class Readiness(BaseModel):
+    """Whether the service can do its work.
+
+    Without Postgres it cannot, and answers 503. Without Temporal it is `degraded`: reads work, and what is asked for is
+    kept and begins when Temporal is back; so a load balancer must not take it out.
+    """
+
+    status: str = Field(description="`ready` or `degraded`.", examples=["ready"])
+    parts: dict[str, PartState] = Field(description="`postgres` and `temporal`.")

@@ -1,0 +1,142 @@
+"""From a request to an operation: settle what was left open, keep it, check it, start it.
+
+The operation is kept first and checked in the same transaction: a request that is sent twice finds its operation
+before a check can say that there is nothing left to do, and a request that fails a check leaves nothing behind.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from api import base_models
+from api.dependencies import ApiDependencies
+from api.placement import choose_load_pool, choose_unload_pool, resolve_version
+from api.schemas import LoadBody, PublishBody, UnloadBody
+from api.starting import start
+from loradock.core.ids import new_operation_id
+from loradock.core.models import OperationKind
+from loradock.core.requests import LoadRequest, PublishRequest, UnloadRequest
+from loradock.registry import operations, placement, unloading
+from loradock.registry.database import Transaction
+from loradock.registry.views import OperationView
+
+Check = Callable[[], Awaitable[object]]
+
+
+async def submit_publish(
+    parts: ApiDependencies, actor: str, key: str | None, adapter: str, body: PublishBody
+) -> OperationView:
+    """Keep a publish and start it.
+
+    Raises:
+        LoradockError: `base_model_mismatch`, `base_model_unknown`, `adapter_busy`, `idempotency_key_reused`.
+    """
+    request = PublishRequest(
+        adapter=adapter,
+        uri=body.source.uri,
+        base_model=body.base_model,
+        expect_digest=body.expect_digest,
+        labels=body.labels,
+    )
+    async with parts.database.transaction() as tx:
+        operation = await _keep(
+            tx,
+            actor,
+            key,
+            OperationKind.PUBLISH,
+            request,
+            lock_key=operations.publish_lock(adapter),
+            check=lambda: base_models.check_publish(tx, request),
+        )
+    return await start(parts, operation)
+
+
+async def submit_load(
+    parts: ApiDependencies, actor: str, key: str | None, adapter: str, body: LoadBody
+) -> OperationView:
+    """Keep a load and start it.
+
+    Raises:
+        LoradockError: everything that can be told at once: unknown adapter, version, pool or engine; version not ready;
+            rank; base model; no engine alive; `adapter_busy`, `idempotency_key_reused`.
+    """
+    async with parts.database.transaction() as tx:
+        version = await resolve_version(tx, adapter, body.version)
+        request = LoadRequest(
+            adapter=adapter,
+            version=version,
+            pool=await choose_load_pool(tx, adapter, body.pool, parts.settings),
+            engines=body.engines,
+            policy=body.policy,
+            min_ready=body.min_ready,
+        )
+        operation = await _keep(
+            tx,
+            actor,
+            key,
+            OperationKind.LOAD,
+            request,
+            lock_key=operations.placement_lock(adapter, request.pool),
+            check=lambda: placement.check_load(tx, request),
+        )
+    return await start(parts, operation)
+
+
+async def submit_unload(
+    parts: ApiDependencies, actor: str, key: str | None, adapter: str, body: UnloadBody
+) -> OperationView:
+    """Keep an unload and start it.
+
+    Raises:
+        LoradockError: everything that can be told at once: unknown adapter, version, pool or engine; not loaded; takes
+            traffic; `adapter_busy`, `idempotency_key_reused`.
+    """
+    async with parts.database.transaction() as tx:
+        version = None if body.version is None else await resolve_version(tx, adapter, body.version)
+        request = UnloadRequest(
+            adapter=adapter,
+            version=version,
+            pool=await choose_unload_pool(tx, adapter, body.pool, parts.settings),
+            engines=body.engines,
+            drain_seconds=body.drain,
+            force=body.force,
+        )
+        operation = await _keep(
+            tx,
+            actor,
+            key,
+            OperationKind.UNLOAD,
+            request,
+            lock_key=operations.placement_lock(adapter, request.pool),
+            check=lambda: unloading.check_unload(tx, request),
+        )
+    return await start(parts, operation)
+
+
+async def _keep(
+    tx: Transaction,
+    actor: str,
+    key: str | None,
+    kind: OperationKind,
+    request: PublishRequest | LoadRequest | UnloadRequest,
+    *,
+    lock_key: str,
+    check: Check,
+) -> OperationView:
+    content = request.model_dump(mode="json")
+    submitted = await operations.submit(
+        tx,
+        operations.NewOperation(
+            id=new_operation_id(),
+            kind=kind,
+            adapter=request.adapter,
+            version=content.get("version"),
+            pool=content.get("pool"),
+            lock_key=lock_key,
+            request=content,
+            request_hash=operations.request_hash(kind, content),
+            idempotency_key=key,
+            actor=actor,
+        ),
+    )
+    if submitted.created:
+        await check()
+    return submitted.operation

@@ -1,0 +1,115 @@
+"""What publish, load, unload and alias send, and how they show it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loradock.cli.failures import ExitCode
+from tests.cli.conftest import TOKEN, FakeApi, Ran, Reply, operation
+
+Cli = Callable[..., Ran]
+
+DIGEST = "sha256:" + "9f" * 32
+
+
+def published(**further: object) -> Reply:
+    result = {"version": 3, "digest": DIGEST, "already_published": False, **further}
+    return Reply(operation("succeeded", kind="publish", version=3, pool=None, result=result))
+
+
+def test_publish_makes_an_absolute_file_address_of_a_folder(cli: Cli, api: FakeApi, elsewhere: Path) -> None:
+    (elsewhere / "my weights").mkdir()
+    api.on("POST", "/v1/adapters/acme/greeter/versions", published())
+    ran = cli("publish", "acme/greeter", "my weights")
+    assert ran.code == ExitCode.OK
+    assert api.seen[0].body == {"source": {"uri": (elsewhere / "my weights").as_uri()}, "labels": {}}
+    assert api.seen[0].headers["authorization"] == f"Bearer {TOKEN}"
+
+
+def test_publish_sends_all_that_was_given_and_tells_version_and_digest(cli: Cli, api: FakeApi) -> None:
+    api.on("POST", "/v1/adapters/greeter/versions", published())
+    options = ("--base-model", "tiny", "--expect-digest", DIGEST, "--label", "run=7", "--label", "note=a=b")
+    ran = cli("publish", "greeter", "s3://bucket/p", *options, "--idempotency-key", "key-1")
+    assert api.seen[0].body == {
+        "source": {"uri": "s3://bucket/p"},
+        "base_model": "tiny",
+        "expect_digest": DIGEST,
+        "labels": {"run": "7", "note": "a=b"},
+    }
+    assert api.seen[0].headers["idempotency-key"] == "key-1"
+    assert ran.out == f"greeter@3 published\n  {DIGEST}\n"
+
+
+def test_publishing_known_weights_says_so(cli: Cli, api: FakeApi) -> None:
+    api.on("POST", "/v1/adapters/greeter/versions", published(already_published=True))
+    assert "greeter@3 was already published" in cli("publish", "greeter", "s3://b/p").out
+
+
+@pytest.mark.parametrize("named", [("greeter@2",), ("greeter", "2")])
+def test_load_takes_the_version_with_the_name_or_apart(
+    cli: Cli, api: FakeApi, named: tuple[str, ...]
+) -> None:
+    api.on("POST", "/v1/adapters/greeter/load", Reply(operation("succeeded", version=2)))
+    assert cli("load", *named).code == ExitCode.OK
+    assert api.seen[0].body == {"version": 2, "policy": "all"}
+
+
+def test_load_takes_an_alias_and_all_options(cli: Cli, api: FakeApi) -> None:
+    result = {"engines": ["e0"], "failed_engines": {"e1": "no_free_slot"}}
+    api.on("POST", "/v1/adapters/greeter/load", Reply(operation("succeeded", version=2, result=result)))
+    options = (
+        "--pool",
+        "p",
+        "--engine",
+        "e0",
+        "--engine",
+        "e1",
+        "--policy",
+        "best_effort",
+        "--min-ready",
+        "1",
+    )
+    ran = cli("load", "greeter@stable", *options)
+    assert api.seen[0].body == {
+        "version": "stable", "pool": "p", "engines": ["e0", "e1"], "policy": "best_effort", "min_ready": 1,
+    }  # fmt: skip
+    assert ran.out.splitlines() == ["greeter@2 is served by e0", "  not on e1: no_free_slot"]
+
+
+def test_unload_sends_only_what_was_given(cli: Cli, api: FakeApi) -> None:
+    ended = operation("succeeded", kind="unload", version=None, result={"engines": ["e0", "e1"]})
+    api.on("POST", "/v1/adapters/greeter/unload", Reply(ended))
+    assert cli("unload", "greeter").out == "greeter unloaded from e0, e1\n"
+    cli("unload", "greeter@4", "--drain", "1m", "--force", "--pool", "p", "--engine", "e0")
+    assert [seen.body for seen in api.seen] == [
+        {},
+        {"version": 4, "drain": 60.0, "force": True, "pool": "p", "engines": ["e0"]},
+    ]
+
+
+def test_alias_points_at_a_version(cli: Cli, api: FakeApi) -> None:
+    api.on("PUT", "/v1/adapters/greeter/aliases/stable", Reply({"alias": "stable", "version": 2}))
+    assert cli("alias", "greeter", "stable", "2").out == "greeter@stable is version 2\n"
+    assert api.seen[0].body == {"version": 2}
+
+
+def test_every_change_has_a_key_of_its_own(cli: Cli, api: FakeApi) -> None:
+    api.on("POST", "/v1/adapters/greeter/load", Reply(operation("succeeded")))
+    cli("load", "greeter@1")
+    cli("load", "greeter@1")
+    first, second = (seen.headers["idempotency-key"] for seen in api.seen)
+    assert first != second
+
+
+def test_no_wait_gives_the_id_at_once_and_says_how_to_follow(cli: Cli, api: FakeApi) -> None:
+    api.on("POST", "/v1/adapters/greeter/load", Reply(operation("pending"), 202))
+    ran = cli("load", "greeter@1", "--no-wait")
+    assert (ran.code, ran.out) == (ExitCode.OK, "op-1\n")
+    assert "loradock ops wait op-1" in ran.err
+    assert len(api.seen) == 1
+
+
+def test_json_is_what_the_api_gave(cli: Cli, api: FakeApi) -> None:
+    api.on("POST", "/v1/adapters/greeter/load", Reply(operation("pending"), 202))
+    assert cli("load", "greeter@1", "--no-wait", "--json").json == operation("pending")

@@ -1,0 +1,109 @@
+"""The cheap check of a source's address."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loradock.core.errors import LoradockError
+from loradock.core.uris import SourceUri, check_source_uri, parse_source_uri
+
+
+def code_of(uri: str) -> str:
+    with pytest.raises(LoradockError) as caught:
+        parse_source_uri(uri)
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("uri", "parsed"),
+    [
+        ("file:///srv/adapters/greeter", SourceUri("file", "", "/srv/adapters/greeter")),
+        ("FILE:///srv/a", SourceUri("file", "", "/srv/a")),
+        ("file://localhost/srv/a", SourceUri("file", "", "/srv/a")),
+        ("file:///srv/with%20space%23and%3Fmore/", SourceUri("file", "", "/srv/with space#and?more/")),
+        ("file:///srv/gr%C3%BC%C3%9Fe", SourceUri("file", "", "/srv/grüße")),
+        ("s3://trained/greeter/run-7", SourceUri("s3", "trained", "greeter/run-7")),
+        ("s3://trained/greeter/", SourceUri("s3", "trained", "greeter")),
+    ],
+)
+def test_a_good_address_is_taken_apart(uri: str, parsed: SourceUri) -> None:
+    assert parse_source_uri(uri) == parsed
+    assert check_source_uri(uri) == uri
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://host/a",
+        "ftp://host/a",
+        "hf://org/name",
+        "gs://bucket/a",
+        "javascript:alert(1)",
+        "C:/adapters",
+    ],
+)
+def test_another_scheme_is_not_supported(uri: str) -> None:
+    assert code_of(uri) == "unsupported_scheme"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "/srv/adapters",
+        "greeter",
+        "file://srv/adapters",
+        "file:relative",
+        "file:///",
+        "file://",
+        "file:///srv/../etc",
+        "file:///srv/%2e%2e/etc",
+        "file:///srv/a%00b",
+        "file:///srv/a%0Ab",
+        "file:///srv/%ff",
+        "file:///srv/a?x=1",
+        "file:///srv/a#top",
+        "file:///srv/a b",
+        "file:///srv/a\nb",
+        "file:///srv\\a",
+        "file:///srv/\ud800",
+        "file:///" + "a" * 2000,
+        "s3://",
+        "s3://bucket",
+        "s3://bucket/",
+        "s3://Bucket/a",
+        "s3://b/a",
+        "s3://bucket/../a",
+        "s3://bucket/a//b",
+        "s3://bucket:9000/a",
+        "s3://bucket/a?versionId=1",
+        "s3://[/a",
+    ],
+)
+def test_a_malformed_address_is_refused(uri: str) -> None:
+    assert code_of(uri) == "invalid_source_uri"
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://AKIAX:hunter2@bucket/a", "file://user:hunter2@/srv/a", "s3://bucket/a?sig=hunter2"]
+)
+def test_credentials_are_refused_and_never_repeated(uri: str) -> None:
+    with pytest.raises(LoradockError) as caught:
+        parse_source_uri(uri)
+    assert caught.value.code == "invalid_source_uri"
+    assert "hunter2" not in str(caught.value)
+
+
+@given(
+    st.text(max_size=200)
+    | st.builds("{}{}".format, st.sampled_from(["file:///", "s3://", "s3://bucket/"]), st.text(max_size=80))
+)
+def test_any_text_is_either_taken_apart_or_refused(uri: str) -> None:
+    try:
+        parsed = parse_source_uri(uri)
+    except LoradockError as error:
+        assert error.code in {"invalid_source_uri", "unsupported_scheme"}
+    else:
+        assert parsed.path.strip("/")
+        assert ".." not in parsed.path.split("/")
+        assert "\x00" not in parsed.path

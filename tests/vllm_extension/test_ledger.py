@@ -1,0 +1,98 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loradock_vllm.commands import LoadCommand
+from loradock_vllm.errors import ExtensionError
+from loradock_vllm.ledger import AdapterState, Ledger
+
+ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+
+
+def load(name: str = "greeter@1", int_id: int = 1, digest: str = ONE, **more: Any) -> LoadCommand:
+    fields = {
+        "incarnation": "i",
+        "operation": "op-1",
+        "run_id": "r",
+        "epoch": 1,
+        "path": f"/c/{digest[7:]}",
+        **more,
+    }
+    return LoadCommand(served_name=name, int_id=int_id, digest=digest, **fields)
+
+
+def code_of(ledger: Ledger, command: LoadCommand) -> str:
+    with pytest.raises(ExtensionError) as caught:
+        ledger.match(command)
+    return caught.value.code
+
+
+def test_an_unknown_name_must_be_loaded() -> None:
+    assert Ledger().match(load()) is None
+
+
+def test_the_same_name_digest_and_id_are_held_already() -> None:
+    ledger = Ledger()
+    held = ledger.add(load())
+    assert ledger.match(load(operation="op-2")) is held
+    assert held.operation == "op-1"
+
+
+def test_a_name_is_never_two_things() -> None:
+    ledger = Ledger()
+    ledger.add(load())
+    assert code_of(ledger, load(digest=TWO)) == "adapter_conflict"
+    assert code_of(ledger, load(int_id=2)) == "adapter_conflict"
+
+
+def test_an_id_is_never_two_adapters() -> None:
+    ledger = Ledger()
+    held = ledger.add(load())
+    assert code_of(ledger, load("greeter@2", digest=TWO)) == "int_id_conflict"
+    assert code_of(ledger, load("greeter@2", digest=ONE)) == "int_id_conflict"
+    ledger.discard(held)
+    assert ledger.match(load("greeter@2", digest=TWO)) is None
+
+
+def test_an_id_left_behind_belongs_to_its_weights() -> None:
+    ledger = Ledger()
+    ledger.note_leftover(1, ONE)
+    assert code_of(ledger, load(digest=TWO)) == "int_id_conflict"
+    assert ledger.match(load(digest=ONE)) is None
+    ledger.forget_leftover(1)
+    assert ledger.match(load(digest=TWO)) is None
+
+
+def test_discarding_an_adapter_that_was_replaced_touches_nothing() -> None:
+    ledger = Ledger()
+    old = ledger.add(load())
+    ledger.discard(old)
+    new = ledger.add(load())
+    ledger.discard(old)
+    assert ledger.get("greeter@1") is new
+
+
+def test_a_resume_ends_every_drain_before_it() -> None:
+    ledger = Ledger()
+    adapter = ledger.add(load())
+    first = ledger.start_drain(adapter)
+    assert ledger.start_drain(adapter) == first
+    assert adapter.state is AdapterState.DRAINING
+    ledger.resume(adapter)
+    assert adapter.state is AdapterState.SERVING
+    assert ledger.start_drain(adapter) != first
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a@1", "b@1"]), st.integers(0, 5))))
+def test_no_epoch_below_the_highest_of_its_name_is_ever_admitted(calls: list[tuple[str, int]]) -> None:
+    ledger, highest = Ledger(), {"a@1": -1, "b@1": -1}
+    for name, epoch in calls:
+        if epoch < highest[name]:
+            with pytest.raises(ExtensionError):
+                ledger.fence(name, epoch)
+        else:
+            ledger.fence(name, epoch)
+        highest[name] = max(highest[name], epoch)
+        assert ledger.epoch(name) == highest[name]

@@ -1,0 +1,62 @@
+"""What the extension needs of an engine. vLLM is one; a simulated one for tests is another."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What does not change while the engine runs.
+
+    Attributes:
+        kind: `vllm` or `simulated`.
+        tested: whether the extension was tested with this version on this device.
+        base_models: the names under which the base model is served; the first is the one to show.
+        lora: whether the engine was started with LoRA.
+        max_loras: adapter slots.
+        usable_slots: slots that can be used without harm.
+        max_lora_rank: the highest rank that a slot can take.
+        missing: what this version lacks for loading and unloading; empty when all is there.
+        limitations: sentences for people.
+    """
+
+    kind: str
+    version: str
+    tested: bool
+    base_models: tuple[str, ...]
+    device: str
+    lora: bool
+    max_loras: int
+    usable_slots: int
+    max_lora_rank: int
+    missing: tuple[str, ...] = ()
+    limitations: tuple[str, ...] = ()
+
+
+class EngineBinding(Protocol):
+    """The engine behind the server. Every method may raise whatever the engine raises."""
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What does not change while the engine runs."""
+
+    async def list_ids(self) -> set[int]:
+        """The int ids that are resident in the engine now."""
+
+    async def add(self, name: str, int_id: int, path: str) -> bool:
+        """Load an adapter into the engine; nothing is served under its name yet."""
+
+    async def remove(self, int_id: int) -> bool:
+        """Take an adapter out of the engine."""
+
+    def bind_name(self, name: str, int_id: int, path: str) -> None:
+        """Have admitted requests for `name` answered by the adapter `int_id`."""
+
+    def unbind_name(self, name: str) -> None:
+        """Stop answering for `name`; a name that is not bound is no mistake."""
+
+    def foreign_names(self) -> dict[str, int]:
+        """Adapters that the server knows and the extension did not bind: name to int id."""
+
+    def may_read_body(self, path: str, headers: list[tuple[bytes, bytes]]) -> bool:
+        """Whether the server behind would look at this request at all (its own API key)."""

@@ -1,0 +1,86 @@
+"""What the extension may be told from outside: environment variables `LORADOCK_EXTENSION_…`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from loradock_vllm.errors import ConfigurationError
+
+PREFIX: Final = "LORADOCK_EXTENSION_"
+MINIMUM_TOKEN_LENGTH: Final = 16
+DEFAULT_MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+
+_OFF: Final = frozenset({"", "0", "false", "no", "off"})
+_UNSAFE: Final = {
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "it opens vLLM's own adapter endpoints, which bypass this extension",
+    "VLLM_SKIP_MODEL_NAME_VALIDATION": "it answers requests for an unknown adapter with the base model",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionSettings:
+    """Settings of one server process.
+
+    Attributes:
+        token: bearer token of everything under `/loradock/`.
+        usable_slots: adapters to hold at most; None takes what the engine can bear.
+        max_body_bytes: largest JSON request body that is read to find its `model`.
+    """
+
+    token: str = field(repr=False)
+    usable_slots: int | None = None
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigurationError: no token, or one that is too short or not printable ASCII.
+        """
+        if len(self.token) < MINIMUM_TOKEN_LENGTH:
+            raise ConfigurationError(
+                f"the extension's token needs at least {MINIMUM_TOKEN_LENGTH} characters"
+            )
+        if not (self.token.isascii() and self.token.isprintable()) or " " in self.token:
+            raise ConfigurationError("the extension's token must be printable ASCII without spaces")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "ExtensionSettings":
+        """Read the settings.
+
+        Raises:
+            ConfigurationError: a setting is missing or malformed, or vLLM's settings would bypass the extension.
+        """
+        for name, reason in _UNSAFE.items():
+            if environment.get(name, "").strip().lower() not in _OFF:
+                raise ConfigurationError(f"{name} must be off: {reason}")
+        return cls(
+            token=_read_token(environment),
+            usable_slots=_read_number(environment, "USABLE_SLOTS", minimum=0),
+            max_body_bytes=_read_number(environment, "MAX_BODY_BYTES", minimum=1024)
+            or DEFAULT_MAX_BODY_BYTES,
+        )
+
+
+def _read_token(environment: Mapping[str, str]) -> str:
+    token, file = environment.get(f"{PREFIX}TOKEN", ""), environment.get(f"{PREFIX}TOKEN_FILE", "")
+    if token and file:
+        raise ConfigurationError(f"set {PREFIX}TOKEN or {PREFIX}TOKEN_FILE, not both")
+    if token:
+        return token.strip()
+    if not file:
+        raise ConfigurationError(f"neither {PREFIX}TOKEN nor {PREFIX}TOKEN_FILE is set")
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{PREFIX}TOKEN_FILE cannot be read: {type(error).__name__}") from None
+
+
+def _read_number(environment: Mapping[str, str], name: str, *, minimum: int) -> int | None:
+    text = environment.get(f"{PREFIX}{name}", "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()) or int(text) < minimum:
+        raise ConfigurationError(f"{PREFIX}{name} must be a whole number of at least {minimum}")
+    return int(text)

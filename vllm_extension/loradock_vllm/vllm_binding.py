@@ -1,0 +1,191 @@
+"""The extension's only knowledge of vLLM's insides."""
+
+import logging
+import os
+from typing import Any, Final
+
+from loradock_vllm.admission import AdmittedAdapters
+from loradock_vllm.asgi import Scope
+from loradock_vllm.auth import TokenGuard
+from loradock_vllm.binding import EngineFacts
+from loradock_vllm.version import TESTED_VLLM, is_tested
+
+_ENGINE_CALLS: Final = ("add_lora", "remove_lora", "list_loras")
+_KEYED_PREFIX: Final = "/v1"
+"""Paths that vLLM guards with its own API key in every version tested."""
+
+logger = logging.getLogger("vllm.loradock")
+
+
+class VllmBinding:
+    """A running vLLM API server, reached through its application's state.
+
+    Args:
+        state: the application's state, with `engine_client`, `openai_serving_models` and `args`.
+    """
+
+    def __init__(self, state: Any) -> None:
+        self._engine = getattr(state, "engine_client", None)
+        self._models = getattr(state, "openai_serving_models", None)
+        self._args = getattr(state, "args", None)
+        self._lora_request_class, self._version = _import_vllm()
+        self._names = self._install_names()
+        self._facts = self._read_facts()
+        keys = [key for key in _as_list(getattr(self._args, "api_key", None)) if key]
+        keys = keys or [key for key in (os.environ.get("VLLM_API_KEY", ""),) if key]
+        self._key_guard = TokenGuard(keys) if keys else None
+
+    @classmethod
+    def from_scope(cls, scope: Scope) -> "VllmBinding":
+        """The server that handles this connection."""
+        return cls(getattr(scope.get("app"), "state", None))
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What does not change while the engine runs."""
+        return self._facts
+
+    async def list_ids(self) -> set[int]:
+        """The int ids that are resident in the engine now."""
+        return set(await self._client().list_loras())
+
+    async def add(self, name: str, int_id: int, path: str) -> bool:
+        """Load an adapter into the engine."""
+        return bool(await self._client().add_lora(self._request(name, int_id, path)))
+
+    async def remove(self, int_id: int) -> bool:
+        """Take an adapter out of the engine."""
+        return bool(await self._client().remove_lora(int_id))
+
+    def bind_name(self, name: str, int_id: int, path: str) -> None:
+        """Have admitted requests for `name` answered by the adapter."""
+        if self._names is not None:
+            self._names.bind(name, self._request(name, int_id, path))
+
+    def unbind_name(self, name: str) -> None:
+        """Stop answering for `name`."""
+        if self._names is not None:
+            self._names.unbind(name)
+
+    def foreign_names(self) -> dict[str, int]:
+        """Adapters of `--lora-modules`: name to int id."""
+        if self._names is None:
+            return {}
+        return {name: int(request.lora_int_id) for name, request in self._names.foreign().items()}
+
+    def may_read_body(self, path: str, headers: list[tuple[bytes, bytes]]) -> bool:
+        """False where vLLM will refuse the request for its API key: such a body is not worth reading."""
+        if self._key_guard is None or not path.startswith(_KEYED_PREFIX):
+            return True
+        return self._key_guard.allows(headers)
+
+    def _client(self) -> Any:
+        # vLLM has no stub for this, and the attribute's presence was checked when the facts were read.
+        return self._engine
+
+    def _request(self, name: str, int_id: int, path: str) -> Any:
+        assert self._lora_request_class is not None  # noqa: S101
+        return self._lora_request_class(lora_name=name, lora_int_id=int_id, lora_path=path)
+
+    def _install_names(self) -> AdmittedAdapters | None:
+        """Put our table in the place of the server's, so that only admitted requests see our adapters."""
+        entries = getattr(self._models, "lora_requests", None)
+        if isinstance(entries, AdmittedAdapters):
+            return entries
+        if not isinstance(entries, dict) or self._models is None:
+            return None
+        names = AdmittedAdapters(entries)
+        self._models.lora_requests = names
+        return names
+
+    def _read_facts(self) -> EngineFacts:
+        config = getattr(self._engine, "vllm_config", None)
+        lora = getattr(config, "lora_config", None)
+        device = str(getattr(getattr(config, "device_config", None), "device_type", "") or "unknown")
+        max_loras = int(getattr(lora, "max_loras", 0))
+        missing = self._missing()
+        tested = is_tested(self._version, device)
+        return EngineFacts(
+            kind="vllm",
+            version=self._version,
+            tested=tested,
+            base_models=self._base_models(),
+            device=device,
+            lora=lora is not None,
+            max_loras=max_loras,
+            # On a CPU engine, base requests batched with the last slot's come out wrong (vLLM #48421, #49656).
+            usable_slots=max(0, max_loras - 1) if device == "cpu" else max_loras,
+            max_lora_rank=int(getattr(lora, "max_lora_rank", 0)),
+            missing=missing
+            if self._api_servers() == 1
+            else (*missing, "works with --api-server-count 1 only"),
+            limitations=self._limitations(config, lora, device, tested, missing),
+        )
+
+    def _base_models(self) -> tuple[str, ...]:
+        paths = getattr(self._models, "base_model_paths", None) or ()
+        return tuple(str(path.name) for path in paths)
+
+    def _missing(self) -> tuple[str, ...]:
+        """What this version lacks for loading and unloading."""
+        missing = [
+            f"engine_client.{name}"
+            for name in _ENGINE_CALLS
+            if not callable(getattr(self._engine, name, None))
+        ]
+        if self._names is None:
+            missing.append("openai_serving_models.lora_requests")
+        if self._lora_request_class is None:
+            missing.append("vllm.lora.request.LoRARequest")
+        return tuple(missing)
+
+    def _api_servers(self) -> int:
+        parallel = getattr(getattr(self._engine, "vllm_config", None), "parallel_config", None)
+        counts = (
+            getattr(self._args, "api_server_count", None),
+            getattr(parallel, "_api_process_count", None),
+        )
+        return max(count if isinstance(count, int) else 1 for count in counts)
+
+    def _limitations(
+        self, config: Any, lora: Any, device: str, tested: bool, missing: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        found = []
+        if not tested:
+            known = ", ".join(f"{version} ({'/'.join(devices)})" for version, devices in TESTED_VLLM.items())
+            found.append(
+                f"vLLM {self._version} on {device} is not tested with this extension; tested are {known}"
+            )
+        if lora is None:
+            found.append("the engine was started without --enable-lora: nothing can be loaded")
+        elif device == "cpu":
+            found.append("the last adapter slot of a CPU engine is not used (vLLM #48421, #49656)")
+        if self._api_servers() > 1:
+            found.append(
+                f"the server runs {self._api_servers()} API processes (--api-server-count): counts and names"
+                " are not shared between them yet, so nothing is loaded"
+            )
+        parallel = getattr(config, "parallel_config", None)
+        if getattr(parallel, "data_parallel_size", 1) > 1:
+            found.append("data parallel engines: only the first rank's list of adapters is checked")
+        if self.foreign_names():
+            found.append("adapters of --lora-modules take slots and are not managed")
+        found.extend(f"missing: {what}" for what in missing)
+        return tuple(found)
+
+
+def _import_vllm() -> tuple[Any, str]:
+    """LoRARequest and vLLM's version, as far as they can be had."""
+    try:
+        import vllm  # noqa: PLC0415
+        from vllm.lora.request import LoRARequest  # noqa: PLC0415
+    except ImportError as error:
+        logger.warning("Loradock extension: %s", error)
+        return None, "unknown"
+    return LoRARequest, str(vllm.__version__)
+
+
+def _as_list(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
