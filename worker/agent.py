@@ -15,6 +15,7 @@ from activities.engines import EngineActivities
 from activities.failures import FailureInterceptor
 from activities.host_cache import CacheActivities
 from loradock.artifacts.build import open_cache
+from loradock.artifacts.cache import HostCache
 from loradock.core.errors import LoradockError
 from loradock.core.ids import host_engine_queue, host_io_queue
 from loradock.core.names import check_simple_name
@@ -24,11 +25,15 @@ from loradock.engines.vllm import VllmEngine
 from worker.control_plane import ControlPlane
 from worker.leases import HostIdentity, LeaseKeeper, Superseded
 from worker.lifetime import run_until_stopped
+from worker.loops import repeat
 from worker.temporal import GRACEFUL_SHUTDOWN, connect
 
 _log = logging.getLogger(__name__)
 
 DOWNLOADS_AT_ONCE = 4
+CACHE_SWEEP_SECONDS = 3600.0
+LEFTOVERS_KEPT_SECONDS = 24 * 3600.0
+"""Unfinished downloads are kept for so long, for a retry to go on from."""
 ENGINE_CALLS_AT_ONCE = 32
 """The extension lets one load or unload in at a time by itself; long drains beside each other are fine."""
 
@@ -77,16 +82,32 @@ async def run(
             stack.push_async_callback(engines[name].aclose)
         control_plane = ControlPlane(settings.api_url, settings.require("agent_token"), identity.agent)
         stack.push_async_callback(control_plane.aclose)
-        keeper = LeaseKeeper(identity, engines, urls, control_plane)
-        cache = CacheActivities(open_cache(settings), engines, control_plane)
+        host_cache = open_cache(settings)
+
+        async def forget_earlier_lives(engine: str, incarnation: str) -> None:
+            try:
+                await asyncio.to_thread(host_cache.release_earlier, engine, incarnation)
+            except LoradockError as error:  # files are kept longer than they need to be: no reason to lose the engine
+                _log.warning("pins of earlier lives of %s are kept: %s", engine, error)
+
+        keeper = LeaseKeeper(identity, engines, urls, control_plane, forget_earlier_lives)
+        cache = CacheActivities(host_cache, engines, control_plane)
         client = await connect(settings)
         executor = stack.enter_context(ThreadPoolExecutor(DOWNLOADS_AT_ONCE, thread_name_prefix="download"))
         workers = host_workers(
             client, identity.agent, cache, EngineActivities(engines, control_plane), executor
         )
-        loops = [_keep_lease(keeper, settings.agent_renew_seconds), control_plane.send_reports()]
+        loops = [
+            _keep_lease(keeper, settings.agent_renew_seconds),
+            control_plane.send_reports(),
+            repeat("cache", CACHE_SWEEP_SECONDS, lambda: _sweep(host_cache)),
+        ]
         _log.info("agent %s ready: engines %s", identity.agent, ", ".join(urls))
         await run_until_stopped(workers, loops, ready_file)
+
+
+async def _sweep(cache: HostCache) -> None:
+    await asyncio.to_thread(cache.sweep, older_than_seconds=LEFTOVERS_KEPT_SECONDS)
 
 
 async def _keep_lease(keeper: LeaseKeeper, seconds: float) -> None:

@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
+from collections import deque
+from contextlib import suppress
 from typing import Final
 
 import httpx
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from loradock.core.errors import LoradockError
 from loradock.core.models import StepReport
@@ -13,50 +16,79 @@ from loradock.core.requests import LeaseRenewal
 _log = logging.getLogger(__name__)
 
 PROGRESS_QUEUE: Final = 1000
-"""Progress is for people who watch: when the API is away longer than this many reports, the oldest are dropped."""
+"""Progress is for people who watch: when more than so many reports wait, the oldest are dropped."""
+
+
+class LeaseAnswer(BaseModel):
+    """What the API says to a renewal; a newer one may say more.
+
+    Attributes:
+        superseded: another process has taken this agent's place: this one must stop working.
+        refused: engines that the lease does not cover, with a sentence why.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    superseded: bool = False
+    refused: dict[str, str] = Field(default_factory=dict)
 
 
 class ControlPlane:
-    """Calls of a host agent to the API."""
+    """Calls of a host agent to the API.
+
+    Args:
+        url: the API's address.
+        token: the agent's bearer token.
+        agent: the agent's id.
+    """
 
     def __init__(self, url: str, token: str, agent: str) -> None:
         self._agent = agent
         self._http = httpx.AsyncClient(
             base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=httpx.Timeout(5.0)
         )
-        self._reports: asyncio.Queue[tuple[str, StepReport]] = asyncio.Queue(PROGRESS_QUEUE)
+        self._reports: deque[tuple[str, StepReport]] = deque(maxlen=PROGRESS_QUEUE)
+        self._reported = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def renew(self, renewal: LeaseRenewal) -> bool:
+    async def renew(self, renewal: LeaseRenewal) -> LeaseAnswer:
         """Renew the lease of all engines at once.
-
-        Returns:
-            False when another process has taken this agent's place: this one must stop working.
 
         Raises:
             LoradockError: `not_ready` when the API does not take it, `unauthorized`.
         """
         answer = await self._send("PUT", f"/v1/agents/{self._agent}/lease", renewal.model_dump(mode="json"))
-        return not answer.json().get("superseded", False)
+        try:
+            return LeaseAnswer.model_validate_json(answer.content)
+        except ValidationError:
+            raise LoradockError("not_ready", "what answers at the API's address is not the API") from None
 
     def report(self, operation: str, step: StepReport) -> None:
-        """Queue a report of progress; never waits, never fails."""
-        if self._reports.full():
-            self._reports.get_nowait()
-        self._reports.put_nowait((operation, step))
+        """Queue a report of progress; never waits, never fails. Called from any thread: transfers run in threads."""
+        self._reports.append((operation, step))
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop has ended: nobody sends any more
+                self._loop.call_soon_threadsafe(self._reported.set)
 
     async def send_reports(self) -> None:
         """Send queued reports for ever, in their order; one that is refused is dropped."""
+        self._loop = asyncio.get_running_loop()
         while True:
-            operation, step = await self._reports.get()
-            body = {"operation": operation, "report": step.model_dump(mode="json")}
-            try:
-                await self._send("POST", f"/v1/agents/{self._agent}/progress", body)
-            except LoradockError as error:
-                _log.debug("progress of %s was not taken: %s", operation, error)
+            self._reported.clear()
+            while self._reports:
+                await self._send_report(*self._reports.popleft())
+            await self._reported.wait()
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+    async def _send_report(self, operation: str, step: StepReport) -> None:
+        body = {"operation": operation, "report": step.model_dump(mode="json")}
+        try:
+            await self._send("POST", f"/v1/agents/{self._agent}/progress", body)
+        except LoradockError as error:
+            _log.debug("progress of %s was not taken: %s", operation, error)
 
     async def _send(self, method: str, path: str, body: object) -> httpx.Response:
         try:
@@ -65,6 +97,6 @@ class ControlPlane:
             raise LoradockError("not_ready", f"the API does not answer: {type(error).__name__}") from None
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             raise LoradockError("unauthorized", "the API refuses the agent's token (LORADOCK_AGENT_TOKEN)")
-        if answer.is_error:
+        if not answer.is_success:
             raise LoradockError("not_ready", f"the API answered {answer.status_code} to {method} {path}")
         return answer

@@ -4,7 +4,11 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Final
+
+from pydantic import ValidationError
 
 from loradock import __version__
 from loradock.core.errors import LoradockError
@@ -14,8 +18,10 @@ from worker.control_plane import ControlPlane
 
 _log = logging.getLogger(__name__)
 
-STATE_TIMEOUT_SECONDS = 2.5
-"""An engine that does not tell its state in this time is reported as unreachable (a death is to be known in 3 s)."""
+LOOK_SECONDS: Final = 0.5
+STATE_TIMEOUT_SECONDS: Final = 2.2
+"""An engine that does not tell its state in this time counts as unreachable. Both together, and a moment for the API,
+are what a death takes to be known: 3 s, also when the process is stopped and its port still takes connections."""
 
 
 @dataclass(frozen=True)
@@ -46,44 +52,97 @@ class LeaseKeeper:
         self._engines = engines
         self._urls = urls
         self._control_plane = control_plane
-        self._last: dict[str, EngineState] = {}
+        self._reports: dict[str, EngineReport] = {}
+        self._changed = asyncio.Event()
+        self._refused: dict[str, str] = {}
+
+    async def keep(self, renew_seconds: float) -> None:
+        """Renew for ever: every so often, and at once when an engine comes, goes or restarts.
+
+        Raises:
+            Superseded: this process must not touch the engines any more.
+            LoradockError: `unauthorized`.
+        """
+        await self.look()
+        tasks = [asyncio.create_task(self._watch(name)) for name in self._engines]
+        tasks.append(asyncio.create_task(self._renew_again_and_again(renew_seconds)))
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # none ever ends by itself: this raises why
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def look(self) -> None:
+        """Ask every engine once."""
+        await asyncio.gather(*(self._look_at(name) for name in self._engines))
 
     async def renew(self) -> None:
-        """One renewal.
+        """One renewal, with what is known of the engines.
 
         Raises:
             Superseded: this process must not touch the engines any more.
             LoradockError: the API did not take it.
         """
-        reports = await asyncio.gather(*(self._look_at(name) for name in self._engines))
         renewal = LeaseRenewal(
             agent=self._identity.agent,
             instance=self._identity.instance,
             pool=self._identity.pool,
             agent_version=__version__,
             labels=self._identity.labels,
-            engines=tuple(reports),
+            engines=tuple(self._reports[name] for name in self._engines),
         )
-        if not await self._control_plane.renew(renewal):
+        answer = await self._control_plane.renew(renewal)
+        if answer.superseded:
             raise Superseded
+        for name, why in answer.refused.items():
+            if name not in self._refused:
+                _log.warning("the lease does not cover engine %s: %s", name, why)
+        self._refused = answer.refused
 
-    async def _look_at(self, name: str) -> EngineReport:
-        reachable = True
+    async def _renew_again_and_again(self, seconds: float) -> None:
+        complained = False
+        while True:
+            self._changed.clear()
+            try:
+                await self.renew()
+                complained = False
+            except LoradockError as error:
+                if error.code == "unauthorized":
+                    raise
+                if not complained:
+                    _log.warning("the lease was not renewed: %s", error)
+                complained = True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
+
+    async def _watch(self, name: str) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await self._look_at(name)
+
+    async def _look_at(self, name: str) -> None:
+        before = self._reports.get(name)
         try:
             async with asyncio.timeout(STATE_TIMEOUT_SECONDS):
-                self._last[name] = await self._engines[name].state()
-        except (LoradockError, TimeoutError) as error:
-            if name in self._last:
-                _log.warning("engine %s: %s", name, error)
-            reachable = False
-        state = self._last.get(name)
-        if state is None:
-            return EngineReport(engine=name, url=self._urls[name], kind="unknown", reachable=False)
+                now = self._report(name, await self._engines[name].state())
+        except (LoradockError, TimeoutError, ValidationError) as error:
+            if before is None or before.reachable:
+                _log.warning("engine %s does not tell its state: %s", name, type(error).__name__)
+            now = self._unreachable(name, before)
+        self._reports[name] = now
+        if before is None or (before.reachable, before.incarnation) != (now.reachable, now.incarnation):
+            self._changed.set()
+
+    def _report(self, name: str, state: EngineState) -> EngineReport:
         return EngineReport(
             engine=name,
             url=self._urls[name],
             kind=state.engine.kind,
-            reachable=reachable,
+            reachable=True,
             incarnation=state.incarnation,
             base_model=state.base_model,
             engine_version=state.engine.version,
@@ -94,3 +153,8 @@ class LeaseKeeper:
             resident=tuple(adapter.served_name for adapter in state.adapters if adapter.resident),
             limitations=state.limitations,
         )
+
+    def _unreachable(self, name: str, before: EngineReport | None) -> EngineReport:
+        if before is None:
+            return EngineReport(engine=name, url=self._urls[name], kind="unknown", reachable=False)
+        return before.model_copy(update={"reachable": False})

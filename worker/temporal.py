@@ -14,6 +14,9 @@ from loradock.core.settings import Settings
 GRACEFUL_SHUTDOWN: Final = timedelta(seconds=10)
 """How long running activities may go on when the process is asked to stop (the SDK's default is 0)."""
 
+HEARTBEAT_THROTTLE: Final = timedelta(seconds=1)
+"""How often heartbeats go out at most. An activity hears of its cancel in the answer to one (the SDK's default: 60 s)."""
+
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
 """How long a workflow waits for the worker that knows it before another one may take it: what a kill -9 costs."""
 

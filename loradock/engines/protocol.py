@@ -196,7 +196,8 @@ class Engine(Protocol):
     """One engine. All calls can be repeated without harm.
 
     Every method raises `LoradockError`: the extension's own codes, `engine_unreachable` (retryable) when nothing answers
-    or the answer does not come in time, `engine_unauthorized`, `engine_error`.
+    or the answer does not come in time (with `details.refused` when nobody listens there: the process is gone),
+    `engine_unauthorized`, `engine_error`.
     """
 
     async def state(self) -> EngineState:

@@ -155,8 +155,10 @@ class VllmEngine:
                 "engine_unreachable", f"{self._url} did not answer in time: {type(error).__name__}"
             ) from error
         except httpx.TransportError as error:
+            # Refused: the host lives and nobody listens there, so the engine's process is gone.
+            details = {"refused": True} if _is_refusal(error) else {}
             raise LoradockError(
-                "engine_unreachable", f"{self._url} does not answer: {type(error).__name__}"
+                "engine_unreachable", f"{self._url} does not answer: {type(error).__name__}", **details
             ) from error
 
     def _read(self, response: httpx.Response, result: type[Result]) -> Result:
@@ -188,6 +190,18 @@ class VllmEngine:
         if code not in CATALOG:
             code, details = "engine_error", {**details, "extension_code": said_code}
         return LoradockError(code, str(error.get("message", "")), **details)
+
+
+def _is_refusal(error: httpx.TransportError) -> bool:
+    """Whether every address of the engine refused the connection."""
+    return isinstance(error, httpx.ConnectError) and _refused(error)
+
+
+def _refused(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):  # one for each address of a name
+        return all(_refused(one) for one in error.exceptions)
+    below = error.__cause__ or error.__context__
+    return isinstance(error, ConnectionRefusedError) if below is None else _refused(below)
 
 
 def _json(response: httpx.Response) -> Any:

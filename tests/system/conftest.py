@@ -1,0 +1,78 @@
+"""One stack with two simulated engines for all tests of this folder; every test leaves it whole and empty."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from loradock.dev.simulated_model import write_adapter
+from tests.system.checks import check_whole, wait_quiet
+from tests.system.running import IMPORTS, RunningStack, options
+
+_seeds = itertools.count(1000)
+_names = itertools.count(1)
+
+MakeAdapter = Callable[..., Path]
+
+
+def clean_environment(patch: pytest.MonkeyPatch) -> None:
+    """No setting of the person who runs the tests reaches the stack, and its processes find our code."""
+    import os  # noqa: PLC0415
+
+    for name in tuple(os.environ):
+        if name.startswith(("LORADOCK_", "AWS_")):
+            patch.delenv(name)
+    patch.setenv("PYTHONPATH", IMPORTS)
+
+
+@pytest.fixture(scope="session")
+def session_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """The running stack, about ten seconds after the first test asked for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        clean_environment(patch)
+        stack = RunningStack(options(tmp_path_factory.mktemp("system")))
+        try:
+            stack.start()
+            yield stack
+        finally:
+            stack.stop()
+
+
+@pytest.fixture
+def stack(session_stack: RunningStack) -> Iterator[RunningStack]:
+    """The running stack with no adapter loaded; afterwards all of it must fit together."""
+    yield session_stack
+    session_stack.repair()
+    wait_quiet(session_stack)
+    try:
+        check_whole(session_stack)
+    finally:
+        empty(session_stack)
+
+
+def empty(stack: RunningStack) -> None:
+    """Unload everything."""
+    for deployment in stack.get("/v1/deployments")["items"]:
+        if deployment["versions"]:
+            stack.unload(deployment["adapter"], pool=deployment["pool"])
+    assert [stack.held(engine) for engine in stack.engines] == [set() for _ in stack.engines]
+    assert stack.rows("SELECT * FROM cards") == []
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> MakeAdapter:
+    """Makes a folder with an adapter of weights that no other has."""
+
+    def write(name: str = "adapter", *, rank: int = 8, **more: object) -> Path:
+        folder = tmp_path / name
+        write_adapter(folder, seed=next(_seeds), rank=rank, modules=("q_proj", "v_proj"), **more)  # type: ignore[arg-type]
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def name() -> str:
+    """An adapter's name that no other test has."""
+    return f"adapter-{next(_names)}"
