@@ -5,15 +5,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
-from loradock.core.models import CardState, EngineStatus, OperationKind, OperationState, RunRef, VersionRef
+from loradock.core.models import CardState, OperationKind, OperationState, RunRef, VersionRef
 from loradock.core.requests import EngineTarget
-from loradock.registry.audit import SYSTEM_ACTOR
 from loradock.registry.database import Reader, Transaction
-from loradock.registry.engines import check_alive, lock_engines, not_found
+from loradock.registry.engines import check_alive, lock_engines
 from loradock.registry.operations import about
 from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
 from loradock.registry.runs import claim_active, ended
-from loradock.registry.tables import CardRow, EngineRow
+from loradock.registry.tables import CardRow
 from loradock.registry.views import CardView, Page
 
 SHOWN = (CardState.SERVING, CardState.DRAINING, CardState.LOST)
@@ -70,42 +69,6 @@ async def retract_staged(tx: Transaction, run: RunRef, ref: VersionRef, engine: 
     # A staged card of an engine that restarted meanwhile is lost: it never served and goes as well.
     own = (CardRow.operation == run.operation) & CardRow.state.in_([CardState.STAGED, CardState.LOST])
     await tx.session.execute(delete(CardRow).where(own, _of(ref, engine)))
-
-
-async def remove(tx: Transaction, run: RunRef, ref: VersionRef, engine: str) -> None:
-    """Take away the card of an engine that has let go of the version. A serving card stays: it was put back.
-
-    Raises:
-        LoradockError: those of `claim_active`.
-    """
-    await claim_active(tx, run)
-    gone = delete(CardRow).where(_of(ref, engine), CardRow.state != CardState.SERVING)
-    await tx.session.execute(gone)
-
-
-async def mark_lost(tx: Transaction, engine: str, incarnation: str, reason: str) -> None:
-    """Send nobody to this life of the engine any more, until its agent reaches it again and finds it as it was.
-
-    Args:
-        reason: one sentence for the audit.
-
-    Raises:
-        LoradockError: `engine_not_found`.
-    """
-    query = select(EngineRow).filter_by(id=engine).with_for_update(key_share=True)
-    row = await tx.session.scalar(query.execution_options(populate_existing=True))
-    if row is None:
-        raise not_found(engine)
-    names = await lose(
-        tx, engine, (CardRow.incarnation == incarnation) & (CardRow.state == CardState.SERVING)
-    )
-    alive = row.incarnation == incarnation and row.status == EngineStatus.ALIVE
-    if alive:
-        row.status = EngineStatus.UNREACHABLE
-    if alive or names:
-        tx.audit(
-            "engine.unreachable", actor=SYSTEM_ACTOR, pool=row.pool, engine=engine, reason=reason, lost=names
-        )
 
 
 async def mark_card_lost(

@@ -135,21 +135,10 @@ async def mark_ready(tx: Transaction, run: RunRef, ref: VersionRef, artifact_uri
     tx.audit("version.published", **event, digest=ref.digest, source_uri=row.source_uri)
 
 
-async def mark_failed(tx: Transaction, run: RunRef, ref: VersionRef, failure: Failure) -> None:
-    """Note why the version's publish failed. A ready version is never touched, nor one of another operation.
-
-    Raises:
-        LoradockError: `version_not_found`, and those of `claim_active`.
-    """
-    await claim_active(tx, run)
-    row = await _lock(tx, ref)
-    if row.state != VersionState.READY and row.operation == run.operation:
-        row.state = VersionState.FAILED
-        row.failure = failure.model_dump(mode="json")
-
-
 async def mark_reserved_failed(tx: Transaction, run: RunRef, adapter: str, failure: Failure) -> None:
-    """The same for whatever version this operation has reserved, if it got so far.
+    """Note why the publish of the version failed that this operation has reserved, if it got so far.
+
+    A ready version is never touched, nor one of another operation.
 
     Raises:
         LoradockError: those of `claim_active`.

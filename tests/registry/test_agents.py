@@ -9,7 +9,7 @@ from sqlalchemy import event, text
 from loradock.core.errors import LoradockError
 from loradock.core.models import EngineStatus
 from loradock.core.requests import EngineReport
-from loradock.registry import agents, cards, engines
+from loradock.registry import agents, engines
 from loradock.registry.views import EngineView
 from tests.registry.world import BASE, World, renewal, report
 
@@ -191,24 +191,6 @@ async def test_agents_that_fight_for_an_engine_at_once_do_not_deadlock(world: Wo
     )
     owners = [granted for granted in answers if granted.engines]
     assert sorted(engine for granted in owners for engine in granted.engines) == names
-
-
-async def test_mark_lost_stops_traffic_until_the_agent_reaches_the_engine_again(world: World) -> None:
-    await _served(world)
-    async with world.database.transaction() as tx:
-        await cards.mark_lost(tx, "e1", "life-1", "its agent took no work")
-    assert (await world.states())["greeter@1 on e1"] == "lost"
-    assert (await _engine(world)).status is EngineStatus.UNREACHABLE
-    await world.renew(_holding("e1"), _holding("e2"))
-    assert set((await world.states()).values()) == {"serving"}
-
-
-async def test_mark_lost_of_a_past_life_does_not_touch_the_present_one(world: World) -> None:
-    await _served(world)
-    async with world.database.transaction() as tx:
-        await cards.mark_lost(tx, "e1", "life-0", "late")
-    assert set((await world.states()).values()) == {"serving"}
-    assert (await _engine(world)).status is EngineStatus.ALIVE
 
 
 async def test_engines_are_listed_by_pool_and_status(world: World) -> None:

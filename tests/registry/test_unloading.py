@@ -30,13 +30,6 @@ async def _restore(world: World, run: RunRef, plan: UnloadPlan) -> None:
         await unloading.restore(tx, run, plan)
 
 
-async def _remove(world: World, run: RunRef, plan: UnloadPlan, *engines: str) -> None:
-    for item in plan.items:
-        if not engines or item.target.engine in engines:
-            async with world.database.transaction() as tx:
-                await cards.remove(tx, run, item.ref, item.target.engine)
-
-
 async def _commit(world: World, run: RunRef, plan: UnloadPlan) -> OperationResult:
     async with world.database.transaction() as tx:
         return await unloading.commit_unload(tx, run, plan)
@@ -90,7 +83,6 @@ async def test_the_whole_way_leaves_no_card_and_no_wish(world: World) -> None:
         await _withdraw(world, run, plan)
     assert set((await world.states()).values()) == {"draining"}
     assert ((await _deployment(world)).generation, (await _deployment(world)).revision) == (1, 2)
-    await _remove(world, run, plan)
     result = await _commit(world, run, plan)
     assert await _commit(world, run, plan) == result
     assert (result.version, result.engines, result.details) == (1, ("e1", "e2"), {"versions": [1]})
@@ -105,7 +97,6 @@ async def test_force_unloads_a_version_that_has_weight(world: World) -> None:
     await _both_loaded(world)
     run, plan = await world.plan_unload(version=1, force=True)
     await _withdraw(world, run, plan)
-    await _remove(world, run, plan)
     await _commit(world, run, plan)
     assert await world.states() == {"greeter@2 on e1": "serving", "greeter@2 on e2": "serving"}
     assert [item.version for item in (await _deployment(world)).versions] == [2]
@@ -116,7 +107,6 @@ async def test_without_a_version_all_go_whatever_their_weight(world: World) -> N
     run, plan = await world.plan_unload()
     assert plan.versions == (1, 2)
     await _withdraw(world, run, plan)
-    await _remove(world, run, plan)
     assert (await _commit(world, run, plan)).version is None
     assert (await _deployment(world)).versions == ()
 
@@ -128,7 +118,6 @@ async def test_an_unload_from_some_engines_keeps_the_wish_for_the_others(world: 
     run, plan = await world.plan_unload(version=1, engines=("e1",))
     await _withdraw(world, run, plan)
     assert await world.states() == {"greeter@1 on e1": "draining", "greeter@1 on e2": "serving"}
-    await _remove(world, run, plan)
     await _commit(world, run, plan)
     (wanted,) = (await _deployment(world)).versions
     assert (wanted.version, wanted.weight, wanted.engines) == (1, 100, ("e2",))
@@ -142,7 +131,6 @@ async def test_a_lost_card_is_unloaded_too(world: World) -> None:
     run, plan = await world.plan_unload(version=1)
     assert plan.items[0].target.incarnation == "life-1"
     await _withdraw(world, run, plan)
-    await _remove(world, run, plan)
     await _commit(world, run, plan)
     assert await world.cards() == []
 
@@ -161,8 +149,6 @@ async def test_restoring_puts_back_what_was_withdrawn_and_only_that(world: World
     for late in (_withdraw(world, run, plan), _commit(world, run, plan)):
         with pytest.raises(LoradockError, match="operation_ended"):
             await late
-    await _remove(world, run, plan)
-    assert set((await world.states()).values()) == {"serving"}
 
 
 async def test_restoring_does_not_route_to_an_engine_that_is_gone(world: World) -> None:
@@ -183,19 +169,31 @@ async def test_restoring_does_not_route_to_an_engine_that_is_gone(world: World) 
     assert (await world.states())["greeter@1 on e2"] == "serving"
 
 
-async def test_what_was_removed_already_can_be_staged_again_and_restored(world: World) -> None:
+async def test_a_card_that_could_not_be_put_back_is_lost_and_not_restored(world: World) -> None:
     ref = await world.publish()
     await world.engines("e1", "e2")
     await world.load(ref)
     run, plan = await world.plan_unload(version=1)
     await _withdraw(world, run, plan)
-    await _remove(world, run, plan, "e1")
-    async with world.database.transaction() as tx:
-        await runs.mark_compensating(tx, run)
-    async with world.database.transaction() as tx:
-        assert await cards.stage(tx, run, ref, plan.items[0].target, "default") == "staged"
+    for _ in range(2):
+        async with world.database.transaction() as tx:
+            await cards.mark_card_lost(tx, run, ref, plan.items[0].target, "no_free_slot")
     await _restore(world, run, plan)
-    assert set((await world.states()).values()) == {"serving"}
+    assert await world.states() == {"greeter@1 on e1": "lost", "greeter@1 on e2": "serving"}
+    assert (await world.actions()).count("card.lost") == 1
+
+
+async def test_an_engine_is_asked_about_a_lost_card_only_while_it_lives_the_same_life(world: World) -> None:
+    ref = await world.publish()
+    await world.engines("e1", "e2")
+    await world.load(ref)
+    run, plan = await world.plan_unload(version=1)
+    async with world.database.transaction() as tx:
+        await cards.mark_card_lost(tx, run, ref, plan.items[0].target, "no_free_slot")
+    await world.renew(report("e1"), report("e2", "life-2"))
+    async with world.database.read() as tx:
+        again = await unloading.check_unload(tx, UnloadRequest(adapter="greeter", version=1, pool="default"))
+    assert [(item.target.engine, item.lost) for item in again.items] == [("e1", False), ("e2", True)]
 
 
 async def test_committing_forgets_the_plans_cards_and_no_others(world: World) -> None:
@@ -214,7 +212,6 @@ async def test_a_sweeper_of_an_unload_of_all_versions_is_told_every_place(world:
     async with world.database.transaction() as tx:
         await runs.begin(tx, run, [("unload", "e1"), ("unload", "e2")])
     await _withdraw(world, run, plan)
-    await _remove(world, run, plan, "e1")
     async with world.database.transaction() as tx:
         taken = await takeover.take_over(tx, run.operation)
     assert [(target.engine, ref) for target, ref in taken.touched] == [
@@ -226,4 +223,4 @@ async def test_a_sweeper_of_an_unload_of_all_versions_is_told_every_place(world:
     with pytest.raises(LoradockError, match="operation_superseded"):
         await _withdraw(world, run, plan)
     await _restore(world, taken.run, plan)
-    assert await world.states() == {"greeter@1 on e2": "serving", "greeter@2 on e2": "serving"}
+    assert set((await world.states()).values()) == {"serving"}

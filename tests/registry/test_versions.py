@@ -87,7 +87,7 @@ async def test_a_failed_version_is_revived_by_the_same_bytes(world: World) -> No
     run = await world.start(new_publish())
     first = await _reserve(world, run)
     async with world.database.transaction() as tx:
-        await versions.mark_failed(tx, run, first.ref, FAILURE)
+        await versions.mark_reserved_failed(tx, run, "greeter", FAILURE)
     assert await _state(world) == ("failed", "store_denied")
     await world.finish(run)
     second = await world.start(new_publish())
@@ -101,9 +101,9 @@ async def test_a_failed_version_is_revived_by_the_same_bytes(world: World) -> No
 
 async def test_a_failed_number_is_not_given_to_other_bytes(world: World) -> None:
     run = await world.start(new_publish())
-    first = await _reserve(world, run)
+    await _reserve(world, run)
     async with world.database.transaction() as tx:
-        await versions.mark_failed(tx, run, first.ref, FAILURE)
+        await versions.mark_reserved_failed(tx, run, "greeter", FAILURE)
     await world.finish(run)
     assert (await world.publish(seed="other")).version == 2
 
@@ -115,7 +115,7 @@ async def test_a_ready_version_never_fails_and_is_published_once(world: World) -
         async with world.database.transaction() as tx:
             await versions.mark_ready(tx, run, ref, "s3://store/a")
     async with world.database.transaction() as tx:
-        await versions.mark_failed(tx, run, ref, FAILURE)
+        await versions.mark_reserved_failed(tx, run, "greeter", FAILURE)
     assert await _state(world) == ("ready", None)
     assert (await world.actions()).count("version.published") == 1
 
