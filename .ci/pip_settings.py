@@ -12,9 +12,13 @@ from collections.abc import Mapping
 
 
 def pip_settings() -> dict[str, list[str]]:
-    """What pip would use for `pip install`: environment over [install] over [global]."""
+    """What pip would use for `pip install`."""
     command = [sys.executable, "-m", "pip", "config", "list"]
-    listing = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return parse_settings(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+
+
+def parse_settings(listing: str) -> dict[str, list[str]]:
+    """The lines of `pip config list`: environment over [install] over [global]; lists are split at blanks, as pip does."""
     found: dict[str, dict[str, list[str]]] = {}
     for line in listing.splitlines():
         key, _, value = line.partition("=")

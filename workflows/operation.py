@@ -25,6 +25,7 @@ class Operation:
         self.actor = start.actor
         self.saga = Saga()
         self._steps: dict[tuple[str, str], StepReport] = {}
+        self._doing: tuple[str, datetime] | None = None
         self._lines: list[str] = []
 
     @property
@@ -32,10 +33,15 @@ class Operation:
         """The steps told so far, in their order."""
         return tuple(self._steps.values())
 
+    def begin_step(self, name: str) -> None:
+        """Say which step of the operation itself is being done: should the story end now, it is the one that failed."""
+        self._doing = (name, workflow.now())
+
     def note_steps(self, *reports: StepReport) -> None:
         """Keep what a step reported, for the operation's row."""
         for report in reports:
             self._steps[(report.name, report.engine)] = report
+        self._doing = None
 
     def tell(self, phase: str, line: str) -> None:
         """Say in the Temporal UI where the operation stands: the phase to search for, a line to read."""
@@ -49,11 +55,17 @@ class Operation:
             return await story()
         except (asyncio.CancelledError, Exception) as error:
             failure = failure_of(error)
+            self._note_failed_step(failure)
             not_undone = await self._put_back(failure)
             await self._finish(failure, aborted=is_cancel(error), repairs_pending=bool(not_undone))
             if is_cancel(error):
                 raise
             raise as_workflow_failure(failure, not_undone=not_undone) from error
+
+    def _note_failed_step(self, failure: Failure) -> None:
+        if self._doing is not None:
+            name, began = self._doing
+            self.note_steps(step_now(name, StepState.FAILED, started_at=began, error=failure))
 
     async def _put_back(self, failure: Failure) -> list[str]:
         if not self.saga.has_undos or failure.code == "operation_superseded":

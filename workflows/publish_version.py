@@ -58,6 +58,7 @@ class PublishVersion:
         await self._saga.checked(call(BEGIN_PUBLISH, begin, REGISTRY, summary="mark as running"))
 
     async def _fetch_and_inspect(self) -> StagedArtifact:
+        self._operation.begin_step("fetch")
         self._operation.tell("fetching", f"fetching and inspecting `{self._request.uri}`")
         stage = StageInput(
             operation=self._operation.run.operation,
@@ -97,6 +98,7 @@ class PublishVersion:
         return reserved
 
     async def _upload(self, reserved: ReservedVersion) -> UploadedArtifact:
+        self._operation.begin_step("upload")
         upload = UploadInput(operation=self._operation.run.operation, uri=self._request.uri, ref=reserved.ref)
         uploaded = await self._saga.checked(
             call(UPLOAD_ARTIFACT, upload, STORE, summary=f"upload {reserved.ref.served_name}")

@@ -4,11 +4,12 @@
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from loradock.core.errors import LoradockError
 
@@ -147,3 +148,8 @@ def load_settings(**overrides: Any) -> Settings:
             for part in error.errors(include_input=False)
         )
         raise LoradockError("setting_invalid", names) from None
+    except SettingsError as error:
+        # Its text and its cause may hold the value: only the field's name is told.
+        field = re.search(r'field "(\w+)"', str(error))
+        name = f"LORADOCK_{field[1].upper()}" if field else "a setting"
+        raise LoradockError("setting_invalid", f"{name}: it is not the JSON that it should be") from None

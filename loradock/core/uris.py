@@ -2,7 +2,7 @@
 
 import re
 from typing import Final, NamedTuple
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from loradock.core.errors import LoradockError
 
@@ -11,9 +11,9 @@ MAX_URI: Final = 2000
 
 SCHEMES: Final = ("file", "s3")
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029\ud800-\udfff\\]")
 
 
 class SourceUri(NamedTuple):
@@ -40,21 +40,21 @@ def parse_source_uri(uri: str) -> SourceUri:
     """
     if not uri or len(uri) > MAX_URI:
         raise _invalid(f"an address has 1 to {MAX_URI} characters")
-    if _UNPRINTABLE.search(uri):
-        raise _invalid("spaces, control characters and backslashes must be percent-encoded")
-    if not _SCHEME.match(uri):
+    if not uri.isprintable():
+        raise _invalid("an address has printable characters only")
+    scheme, colon, rest = uri.partition(":")
+    if not colon or not _SCHEME.fullmatch(scheme):
         raise _invalid("an address begins with its scheme; a folder on disk is file:///folder")
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        raise _invalid("it cannot be read as an address") from None
-    if parts.scheme not in SCHEMES:
-        raise LoradockError("unsupported_scheme", f"scheme {parts.scheme[:40]!r} is not supported")
-    if "@" in parts.netloc:
+    if scheme.lower() not in SCHEMES:
+        raise LoradockError("unsupported_scheme", f"scheme {scheme!r} is not supported")
+    if not rest.startswith("//"):
+        raise _invalid("two slashes follow the scheme: file:///folder, s3://bucket/prefix")
+    place, _, path = rest[2:].partition("/")
+    if "@" in place:
         raise _invalid("credentials do not belong into an address")
     if "?" in uri or "#" in uri:
-        raise _invalid("an address has no query and no fragment; percent-encode '?' and '#' in a path")
-    return _file(parts) if parts.scheme == "file" else _s3(parts)
+        raise _invalid("an address has no query and no fragment")
+    return _file(place, path) if scheme.lower() == "file" else _s3(place, path)
 
 
 def check_source_uri(uri: str) -> str:
@@ -67,35 +67,29 @@ def check_source_uri(uri: str) -> str:
     return uri
 
 
-def _file(parts: SplitResult) -> SourceUri:
-    if parts.netloc not in ("", "localhost"):
+def _file(place: str, encoded: str) -> SourceUri:
+    if place:
         raise _invalid("a file address has three slashes: file:///folder")
-    path = unquote(parts.path, errors="surrogateescape")
-    if not path.startswith("/") or path.strip("/") == "":
-        raise _invalid("a file address names an absolute folder")
-    if _has_control(path) or ".." in path.split("/"):
-        raise _invalid("a path has no '..' and no control characters, encoded ones neither")
-    return SourceUri("file", "", path)
+    if _BAD_ESCAPE.search(encoded):
+        raise _invalid("a percent-escape is broken")
+    try:
+        path = unquote_to_bytes(encoded).decode()
+    except UnicodeDecodeError:
+        raise _invalid("a path is UTF-8 when it is decoded") from None
+    if not path.strip("/"):
+        raise _invalid("a file address names a folder")
+    if not path.isprintable() or ".." in path.split("/"):
+        raise _invalid("a path has no '..' and printable characters only, encoded ones too")
+    return SourceUri("file", "", f"/{path}")
 
 
-def _s3(parts: SplitResult) -> SourceUri:
-    if not _BUCKET.fullmatch(parts.netloc):
+def _s3(place: str, prefix: str) -> SourceUri:
+    if not _BUCKET.fullmatch(place):
         raise _invalid("an S3 address names a bucket: s3://bucket/prefix")
-    prefix = parts.path.strip("/")
-    if not prefix or any(part in ("", ".", "..") for part in prefix.split("/")):
-        raise _invalid("an S3 address names a prefix in the bucket, without empty parts, '.' and '..'")
-    return SourceUri("s3", parts.netloc, prefix)
-
-
-def _has_control(text: str) -> bool:
-    return any(
-        ord(character) < 0x20 or 0x7F <= ord(character) <= 0x9F or _is_surrogate(character)
-        for character in text
-    )
-
-
-def _is_surrogate(character: str) -> bool:
-    return 0xD800 <= ord(character) <= 0xDFFF
+    path = prefix.strip("/")
+    if path and any(part in ("", ".", "..") for part in path.split("/")):
+        raise _invalid("an S3 prefix has no empty part, no '.' and no '..'")
+    return SourceUri("s3", place, path)
 
 
 def _invalid(reason: str) -> LoradockError:

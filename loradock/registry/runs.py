@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import case, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
@@ -218,7 +218,11 @@ async def end(
     await tx.session.execute(
         update(step)
         .where(step.operation == row.id, step.state.in_(_UNFINISHED))
-        .values(state=StepState.SKIPPED, ended_at=row.ended_at)
+        .values(
+            # What had begun was cut off and put back; what had not begun never will.
+            state=case((step.state == StepState.RUNNING, StepState.UNDONE), else_=StepState.SKIPPED),
+            ended_at=row.ended_at,
+        )
     )
     detail: dict[str, Any] = {"message": failure.message} if failure else {}
     tx.audit(f"{row.kind}.{state}", **about(row), outcome=failure.code if failure else "ok", **detail)

@@ -196,7 +196,7 @@ async def test_the_first_end_stands(world: World) -> None:
     assert (await world.actions()).count("publish.failed") == 1
 
 
-async def test_the_end_skips_what_was_not_done(world: World) -> None:
+async def test_the_end_skips_what_had_not_begun_and_calls_undone_what_was_cut_off(world: World) -> None:
     run = run_of(await world.submit(new_publish()))
     async with world.database.transaction() as tx:
         await runs.begin(tx, run, [("a", ""), ("b", ""), ("c", "")])
@@ -207,7 +207,7 @@ async def test_the_end_skips_what_was_not_done(world: World) -> None:
         await operation_steps.record_steps(tx, run.operation, reports)
     await world.finish(run, OperationState.ABORTED)
     shown = await world.operation(run.operation)
-    assert [step.state for step in shown.steps] == ["succeeded", "skipped", "skipped"]
+    assert [step.state for step in shown.steps] == ["succeeded", "undone", "skipped"]
     assert all(step.ended_at for step in shown.steps)
 
 

@@ -4,7 +4,7 @@ import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
-from loradock.core.models import OperationKind, OperationState
+from loradock.core.models import OperationKind, OperationState, StepState
 from tests.workflows.conftest import Bench
 from tests.workflows.world import REF, World
 
@@ -61,6 +61,16 @@ FAILING_STEPS = [
 ]  # fmt: skip
 
 
+NAMED_STEPS = {
+    "stage_source": ("fetch", ""),
+    "upload_artifact": ("upload", ""),
+    "download_adapter": ("download", "engine-2"),
+    "load_adapter": ("load", "engine-2"),
+    "unload_adapter": ("remove", "engine-2"),
+}
+"""The step of the operation's row that fails with each activity."""
+
+
 @pytest.mark.parametrize(
     ("kind", "step", "after_effect"),
     [(kind, step, False) for kind, step in FAILING_STEPS]
@@ -87,6 +97,12 @@ async def test_a_failure_at_any_step_puts_everything_back(
     assert cause.type == "engine_error"
     assert [end.state for end in world.ended] == [OperationState.FAILED]
     assert world.ended[0].failure.code == "engine_error"
+    told = {(one.name, one.engine): one for one in world.ended[0].steps}
+    if step in NAMED_STEPS:
+        failed = told[NAMED_STEPS[step]]
+        assert failed.state is StepState.FAILED
+        assert failed.error is not None
+        assert failed.error.code == "engine_error"
     if kind is PUBLISH:
         assert world.state.versions.get(1) in {None, "failed"}
         return
