@@ -1,18 +1,14 @@
 """The control API as an ASGI application."""
 
-from typing import Final
-
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from api import openapi, problems
+from api import docs_page, openapi, problems
 from api.dependencies import ApiDependencies
 from api.middleware import RequestGuard
 from api.readiness import ReadinessProbe
 from api.routes import ROUTERS
 from loradock import __version__
-
-DOCS_PATH: Final = "/docs"
 
 
 def create_app(deps: ApiDependencies) -> FastAPI:
@@ -25,9 +21,8 @@ def create_app(deps: ApiDependencies) -> FastAPI:
         title=openapi.TITLE,
         description=openapi.DESCRIPTION,
         version=__version__,
-        docs_url=DOCS_PATH,
+        docs_url=None,  # ours is served without a content delivery network
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
@@ -36,6 +31,7 @@ def create_app(deps: ApiDependencies) -> FastAPI:
     app.add_middleware(RequestGuard, tokens=deps.tokens)
     problems.install(app)
     openapi.install(app)
+    docs_page.install(app, openapi.TITLE)
     for router in ROUTERS:
         app.include_router(router)
     return app

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from api import docs_page
 from loradock.core.errors import LoradockError
 from loradock.core.settings import Settings
 
@@ -19,7 +20,7 @@ AGENT: Final = "agent"
 
 AGENT_PREFIX: Final = "/v1/agents/"
 
-OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/openapi.json"}) | docs_page.OPEN_PATHS
 """What anyone may read. Everything else, pages that do not exist among it, needs a token."""
 
 _ACTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")

@@ -6,7 +6,7 @@ import pytest
 from api.dependencies import ApiDependencies
 from loradock.core.models import RunRef
 from loradock.core.requests import UnloadRequest
-from loradock.registry import cards, unloading
+from loradock.registry import unloading
 from tests.api.conftest import assert_problem
 from tests.api.world import World
 
@@ -225,6 +225,4 @@ async def finish_unload(parts: ApiDependencies, operation: dict[str, object]) ->
     async with parts.database.transaction() as tx:
         await unloading.withdraw(tx, run, plan)
     async with parts.database.transaction() as tx:
-        for item in plan.items:
-            await cards.remove(tx, run, item.ref, item.target.engine)
         await unloading.commit_unload(tx, run, plan)

@@ -16,7 +16,7 @@ from api.dependencies import ApiDependencies
 from api.server import serve
 from loradock.core.errors import LoradockError
 from loradock.core.settings import Settings
-from tests.api.conftest import OPERATOR_TOKEN, assert_problem, bearer, settings_for
+from tests.api.conftest import OPERATOR_TOKEN, assert_problem, bearer, serving, settings_for
 from tests.api.world import World
 
 PROGRAM = """
