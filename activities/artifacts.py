@@ -1,5 +1,8 @@
 """Sources and the object store: fetch, inspect, upload. Runs in the orchestrator."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from temporalio import activity
 
 from activities.interface.artifacts import (
@@ -10,7 +13,7 @@ from activities.interface.artifacts import (
     UploadedArtifact,
     UploadInput,
 )
-from activities.progress import StepClock, TransferProgress
+from activities.progress import StepClock, TransferProgress, TransferSlots
 from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.core.errors import LoradockError
@@ -22,11 +25,13 @@ class ArtifactActivities:
     Args:
         staging: this worker's disk area for what is being published.
         store: where artifacts are kept.
+        slots: how many transfers run at once.
     """
 
-    def __init__(self, staging: Staging, store: ArtifactStore) -> None:
+    def __init__(self, staging: Staging, store: ArtifactStore, slots: TransferSlots) -> None:
         self._staging = staging
         self._store = store
+        self._slots = slots
 
     @activity.defn(name=STAGE_SOURCE.name, no_thread_cancel_exception=True)
     def stage(self, given: StageInput) -> StagedArtifact:
@@ -36,7 +41,8 @@ class ArtifactActivities:
             LoradockError: what is wrong with the source or the adapter; `digest_mismatch`.
         """
         clock = StepClock("fetch")
-        staged = self._staging.stage(given.uri, _progress())
+        with self._transfer() as progress:
+            staged = self._staging.stage(given.uri, progress)
         digest = staged.manifest.digest
         if given.expect_digest is not None and digest != given.expect_digest:
             self._staging.discard(digest)
@@ -54,30 +60,32 @@ class ArtifactActivities:
         """
         clock = StepClock("upload")
         ref = given.ref
-        sent = self._upload(given)
+        with self._transfer() as progress:
+            sent = self._upload(given, progress)
         self._store.publish_pointer(ref.adapter, ref.version, ref.digest)
         self._staging.discard(ref.digest)
         return UploadedArtifact(artifact_uri=self._store.uri(ref.digest), step=clock.succeeded(bytes=sent))
 
-    def _upload(self, given: UploadInput) -> int:
+    @contextmanager
+    def _transfer(self) -> Iterator[TransferProgress]:
+        with TransferProgress(lambda _: None) as progress, self._slots.take(progress):
+            yield progress
+
+    def _upload(self, given: UploadInput, progress: TransferProgress) -> int:
         try:
-            return self._upload_staged(given.ref.digest)
+            return self._upload_staged(given.ref.digest, progress)
         except LoradockError as error:
             if error.code != "staging_lost":
                 raise
-        staged = self._staging.stage(given.uri, _progress())
+        staged = self._staging.stage(given.uri, progress)
         if staged.manifest.digest != given.ref.digest:
             self._staging.discard(staged.manifest.digest)
             raise LoradockError(
                 "source_changed",
                 f"{given.ref.served_name} was inspected as {given.ref.digest} and is another now",
             )
-        return self._upload_staged(given.ref.digest)
+        return self._upload_staged(given.ref.digest, progress)
 
-    def _upload_staged(self, digest: str) -> int:
+    def _upload_staged(self, digest: str, progress: TransferProgress) -> int:
         with self._staging.hold(digest) as staged:
-            return self._store.upload(staged.path, staged.manifest, _progress())
-
-
-def _progress() -> TransferProgress:
-    return TransferProgress(lambda _: None)
+            return self._store.upload(staged.path, staged.manifest, progress)

@@ -62,12 +62,16 @@ class EngineActivities:
         engine = self._engine(given.target.engine)
         clock = StepClock("load", given.target.engine)
         self._reporter.report(given.run.operation, clock.running())
-        command = LoadCommand.of(given.ref, given.run, incarnation=given.target.incarnation, path=given.path)
+        command = LoadCommand.of(
+            given.ref, given.run, incarnation=given.target.incarnation, path=given.path, undo=given.undo
+        )
         async with heartbeats():
             loaded = await engine.load(command)
-            if given.admit and loaded.adapter.state is AdapterState.DRAINING:
-                await engine.resume(ResumeCommand(**_words(given)))
+            if loaded.adapter.state is AdapterState.DRAINING:
+                # An unload that was cut off left it so. Nobody else works on this adapter here: we hold its lock.
+                await engine.resume(ResumeCommand(**_words(given), undo=given.undo))
             step = clock.succeeded(outcome=loaded.outcome, engine_seconds=loaded.seconds)
+            self._reporter.report(given.run.operation, step)
             verified = await self._verify(engine, given, loaded)
         return LoadedAdapter(outcome=loaded.outcome, steps=(step, verified))
 
@@ -93,8 +97,13 @@ class EngineActivities:
         """Let requests in again: the undo of a drain. An adapter that is not there needs none."""
         engine = self._engine(given.target.engine)
         clock = StepClock("resume", given.target.engine)
-        with suppress_codes("adapter_not_loaded", "incarnation_mismatch"):
-            await engine.resume(ResumeCommand(**_words(given)))
+        try:
+            async with heartbeats():
+                await engine.resume(ResumeCommand(**_words(given), undo=True))
+        except LoradockError as error:
+            gone = error.code in {"adapter_not_loaded", "incarnation_mismatch"}
+            if not gone and not error.details.get("refused"):
+                raise
         return HostDone(step=clock.succeeded())
 
     async def _verify(self, engine: Engine, given: LoadAdapterInput, loaded: LoadResult) -> StepReport:
@@ -137,6 +146,7 @@ class EngineActivities:
     async def _remove(self, engine: Engine, given: UnloadAdapterInput) -> UnloadResult:
         command = UnloadCommand(
             **_words(given),
+            undo=given.own_only,
             only_operation=given.run.operation if given.own_only else None,
             drain_seconds=0,
             on_timeout="abort" if given.cut_requests else "keep_draining",
@@ -160,11 +170,11 @@ def _nothing_to_remove(error: LoradockError, given: UnloadAdapterInput) -> str |
 
 
 def _words(given: HostInput | LoadAdapterInput | UnloadAdapterInput) -> dict[str, str | int]:
-    """What every command carries."""
+    """What every command carries; whether it is an undo, the caller says."""
     command = Command(
         served_name=given.ref.served_name, incarnation=given.target.incarnation, **given.run.model_dump()
     )
-    return command.model_dump()
+    return command.model_dump(exclude={"undo"})
 
 
 @asynccontextmanager

@@ -1,7 +1,8 @@
 """From our errors to Temporal's: one interceptor, so that no activity does it by hand."""
 
 import logging
-from typing import Any
+import traceback
+from typing import Any, Final
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, FailureError
@@ -14,6 +15,9 @@ from temporalio.worker import (
 from loradock.core.errors import LoradockError
 
 _log = logging.getLogger(__name__)
+
+ATTEMPTS_OF_THE_UNKNOWN: Final = 10
+"""What we did not foresee may heal, or be a mistake of ours that would be retried for ever with a lock held."""
 
 
 class FailureInterceptor(Interceptor):
@@ -33,12 +37,13 @@ class _FailureInbound(ActivityInboundInterceptor):
         except FailureError:
             raise
         except Exception as error:
-            # The text of a foreign error may carry an address with a password: it goes to the log's traceback only
-            # by its type, and to Temporal as nothing but that.
-            _log.exception("%s failed unexpectedly", activity.info().activity_type)
-            raise ApplicationError(
-                f"{type(error).__name__} in {activity.info().activity_type}", type="internal_error"
-            ) from None
+            # The text of a foreign error may carry an address with a password: neither the log nor Temporal gets more
+            # than its type and where it was.
+            name, step = type(error).__name__, activity.info().activity_type
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("%s failed unexpectedly: %s\n%s", step, name, where)
+            lasts = activity.info().attempt >= ATTEMPTS_OF_THE_UNKNOWN
+            raise ApplicationError(f"{name} in {step}", type="internal_error", non_retryable=lasts) from None
 
 
 def as_application_error(error: LoradockError) -> ApplicationError:

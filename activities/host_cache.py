@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 from temporalio import activity
 
+from activities.engines import heartbeats
 from activities.interface.hosts import (
     DOWNLOAD_ADAPTER,
     RELEASE_ADAPTER,
@@ -12,7 +14,7 @@ from activities.interface.hosts import (
     HostDone,
     HostInput,
 )
-from activities.progress import ProgressReporter, StepClock, TransferProgress
+from activities.progress import ProgressReporter, StepClock, TransferProgress, TransferSlots
 from loradock.artifacts.cache import HostCache
 from loradock.artifacts.leases import Holder
 from loradock.core.errors import LoradockError
@@ -26,6 +28,7 @@ class CacheActivities:
         cache: the host's.
         engines: by engine id: a file that an engine lists is never let go.
         reporter: told of transfers while they go on.
+        slots: how many downloads run at once.
     """
 
     def __init__(
@@ -33,10 +36,12 @@ class CacheActivities:
         cache: HostCache,
         engines: Mapping[str, Engine],
         reporter: ProgressReporter,
+        slots: TransferSlots,
     ) -> None:
         self._cache = cache
         self._engines = engines
         self._reporter = reporter
+        self._slots = slots
 
     @activity.defn(name=DOWNLOAD_ADAPTER.name, no_thread_cancel_exception=True)
     def download(self, given: HostInput) -> DownloadedAdapter:
@@ -50,19 +55,21 @@ class CacheActivities:
         def tell(done: int) -> None:
             self._reporter.report(operation, clock.running(bytes=done))
 
-        progress = TransferProgress(tell)
-        self._cache.pin(given.ref, holder(given))
-        cached = self._cache.ensure(given.ref, progress=progress)
+        there = self._cache.pin(given.ref, holder(given))
+        with TransferProgress(tell) as progress, nullcontext() if there else self._slots.take(progress):
+            cached = self._cache.ensure(given.ref, progress=progress)
         step = clock.succeeded(bytes=cached.bytes, outcome=str(cached.outcome))
+        self._reporter.report(operation, step)
         return DownloadedAdapter(path=str(cached.path), outcome=str(cached.outcome), step=step)
 
     @activity.defn(name=RELEASE_ADAPTER.name)
     async def release(self, given: HostInput) -> HostDone:
         """Let go of the files, unless the engine still lists the adapter: deleting those would kill it."""
         clock = StepClock("release", given.target.engine)
-        if await self._still_listed(given):
-            return HostDone(step=clock.succeeded(outcome="kept: the engine lists it"))
-        await asyncio.to_thread(self._cache.release, given.ref, holder(given))
+        async with heartbeats():
+            if await self._still_listed(given):
+                return HostDone(step=clock.succeeded(outcome="kept: the engine lists it"))
+            await asyncio.to_thread(self._cache.release, given.ref, holder(given))
         return HostDone(step=clock.succeeded(outcome="released"))
 
     async def _still_listed(self, given: HostInput) -> bool:

@@ -1,9 +1,12 @@
 """Timing of steps, and telling of them while they go on."""
 
+import contextvars
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from temporalio import activity
 from temporalio.exceptions import CancelledError
@@ -12,9 +15,14 @@ from loradock.core.models import StepReport, StepState, utc_now
 
 TELL_EVERY_SECONDS: Final = 1.0
 
+PULSE_SECONDS: Final = 3.0
+"""Heartbeats of a transfer come at least so often, however long one call to disk or network takes."""
+
+_WAIT_SECONDS: Final = 0.2
+
 
 class ProgressReporter(Protocol):
-    """Where a host's activities tell how far they are. Never waits, never fails: it is for people who watch."""
+    """Where a host's activities tell how far they are, from any thread. Never waits, never fails: for people who watch."""
 
     def report(self, operation: str, step: StepReport) -> None:
         """Tell of a step as it stands now."""
@@ -56,6 +64,8 @@ class StepClock:
 class TransferProgress:
     """Heartbeats a transfer, tells of it, and ends it when the activity is cancelled. Called from the transfer's thread.
 
+    Entered, it heartbeats also while nothing moves: a large file on its way to the platter is no dead worker.
+
     Args:
         tell: called with the bytes so far, about once a second.
     """
@@ -64,6 +74,23 @@ class TransferProgress:
         self._tell = tell
         self._done = 0
         self._next = 0.0
+        self._ended = threading.Event()
+        self._pulse = threading.Thread(
+            target=contextvars.copy_context().run, args=(self._beat,), name="heartbeats", daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._pulse.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._pulse.join()
+
+    def _beat(self) -> None:
+        with suppress(RuntimeError):  # the worker's loop has ended
+            while not self._ended.wait(PULSE_SECONDS):
+                activity.heartbeat(self._done)
 
     def advance(self, size: int) -> None:
         """Count `size` more bytes.
@@ -79,3 +106,28 @@ class TransferProgress:
             self._next = now + TELL_EVERY_SECONDS
             activity.heartbeat(self._done)
             self._tell(self._done)
+
+
+class TransferSlots:
+    """How many transfers a process runs at once; the others wait, heartbeating.
+
+    Args:
+        count: of the transfers.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._slots = threading.BoundedSemaphore(count)
+
+    @contextmanager
+    def take(self, progress: TransferProgress) -> Iterator[None]:
+        """Hold a slot, waiting for it if need be.
+
+        Raises:
+            temporalio.exceptions.CancelledError: the activity was cancelled meanwhile.
+        """
+        while not self._slots.acquire(timeout=_WAIT_SECONDS):
+            progress.advance(0)
+        try:
+            yield
+        finally:
+            self._slots.release()

@@ -60,7 +60,9 @@ class VersionActivities:
             version=given.ref.version, digest=given.ref.digest, already_published=given.already_published
         )
         async with self._database.transaction() as tx:
-            await runs.claim(tx, given.run)
+            operation = await runs.claim(tx, given.run)
+            if operation.state == OperationState.SUCCEEDED:  # tried again: the answer was lost, not the work
+                return result
             await versions.mark_ready(tx, given.run, given.ref, given.artifact_uri)
             await operation_steps.record_steps(tx, given.run.operation, given.steps)
             await runs.finish(tx, given.run, OperationState.SUCCEEDED, result=result)

@@ -14,6 +14,7 @@ from temporalio.worker import Worker
 from activities.engines import EngineActivities
 from activities.failures import FailureInterceptor
 from activities.host_cache import CacheActivities
+from activities.progress import TransferSlots
 from loradock.artifacts.build import open_cache
 from loradock.artifacts.cache import HostCache
 from loradock.core.errors import LoradockError
@@ -26,16 +27,19 @@ from worker.control_plane import ControlPlane
 from worker.leases import HostIdentity, LeaseKeeper, Superseded
 from worker.lifetime import run_until_stopped
 from worker.loops import repeat
-from worker.temporal import GRACEFUL_SHUTDOWN, connect
+from worker.temporal import GRACEFUL_SHUTDOWN, HEARTBEAT_THROTTLE, connect
 
 _log = logging.getLogger(__name__)
 
+CACHE_CALLS_AT_ONCE = 100
+"""Taken from the queue at once: far more than `DOWNLOADS_AT_ONCE`, so that a download that waits for its turn is seen to
+be in living hands, and a release never waits behind downloads."""
 DOWNLOADS_AT_ONCE = 4
 CACHE_SWEEP_SECONDS = 3600.0
 LEFTOVERS_KEPT_SECONDS = 24 * 3600.0
 """Unfinished downloads are kept for so long, for a retry to go on from."""
-ENGINE_CALLS_AT_ONCE = 32
-"""The extension lets one load or unload in at a time by itself; long drains beside each other are fine."""
+ENGINE_CALLS_AT_ONCE = 500
+"""The extension lets one load or unload in at a time by itself; long drains beside each other only wait."""
 
 
 def host_workers(
@@ -51,9 +55,10 @@ def host_workers(
         task_queue=host_io_queue(agent),
         activities=[cache.download, cache.release],
         activity_executor=executor,
-        max_concurrent_activities=DOWNLOADS_AT_ONCE,
+        max_concurrent_activities=CACHE_CALLS_AT_ONCE,
         interceptors=[FailureInterceptor()],
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
     )
     engine = Worker(
         client,
@@ -62,6 +67,7 @@ def host_workers(
         max_concurrent_activities=ENGINE_CALLS_AT_ONCE,
         interceptors=[FailureInterceptor()],
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
     )
     return [io, engine]
 
@@ -87,13 +93,16 @@ async def run(
         async def forget_earlier_lives(engine: str, incarnation: str) -> None:
             try:
                 await asyncio.to_thread(host_cache.release_earlier, engine, incarnation)
-            except LoradockError as error:  # files are kept longer than they need to be: no reason to lose the engine
+            except (
+                LoradockError
+            ) as error:  # files are kept longer than they need to be: no reason to lose the engine
                 _log.warning("pins of earlier lives of %s are kept: %s", engine, error)
 
         keeper = LeaseKeeper(identity, engines, urls, control_plane, forget_earlier_lives)
-        cache = CacheActivities(host_cache, engines, control_plane)
+        slots = TransferSlots(DOWNLOADS_AT_ONCE)
+        cache = CacheActivities(host_cache, engines, control_plane, slots)
         client = await connect(settings)
-        executor = stack.enter_context(ThreadPoolExecutor(DOWNLOADS_AT_ONCE, thread_name_prefix="download"))
+        executor = stack.enter_context(ThreadPoolExecutor(CACHE_CALLS_AT_ONCE, thread_name_prefix="cache"))
         workers = host_workers(
             client, identity.agent, cache, EngineActivities(engines, control_plane), executor
         )
@@ -111,22 +120,10 @@ async def _sweep(cache: HostCache) -> None:
 
 
 async def _keep_lease(keeper: LeaseKeeper, seconds: float) -> None:
-    complained = False
-    while True:
-        try:
-            await keeper.renew()
-            complained = False
-        except Superseded:
-            raise LoradockError(
-                "forbidden", "another process has taken this agent's place: stopping"
-            ) from None
-        except LoradockError as error:
-            if error.code == "unauthorized":
-                raise
-            if not complained:
-                _log.warning("the lease was not renewed: %s", error)
-            complained = True
-        await asyncio.sleep(seconds)
+    try:
+        await keeper.keep(seconds)
+    except Superseded:
+        raise LoradockError("forbidden", "another process has taken this agent's place: stopping") from None
 
 
 def main(

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -39,7 +39,12 @@ class Superseded(Exception):  # noqa: N818
 
 
 class LeaseKeeper:
-    """Asks the engines how they are and renews the lease for all of them in one call."""
+    """Asks the engines how they are and renews the lease for all of them in one call.
+
+    Args:
+        urls: of the engines, by id.
+        on_new_life: told engine and incarnation when an engine is first seen in a life; must not fail.
+    """
 
     def __init__(
         self,
@@ -47,11 +52,13 @@ class LeaseKeeper:
         engines: Mapping[str, Engine],
         urls: Mapping[str, str],
         control_plane: ControlPlane,
+        on_new_life: Callable[[str, str], Awaitable[None]] | None = None,
     ) -> None:
         self._identity = identity
         self._engines = engines
         self._urls = urls
         self._control_plane = control_plane
+        self._on_new_life = on_new_life
         self._reports: dict[str, EngineReport] = {}
         self._changed = asyncio.Event()
         self._refused: dict[str, str] = {}
@@ -131,11 +138,15 @@ class LeaseKeeper:
                 now = self._report(name, await self._engines[name].state())
         except (LoradockError, TimeoutError, ValidationError) as error:
             if before is None or before.reachable:
-                _log.warning("engine %s does not tell its state: %s", name, type(error).__name__)
+                why = error if isinstance(error, LoradockError) else type(error).__name__
+                _log.warning("engine %s does not tell its state: %s", name, why)
             now = self._unreachable(name, before)
         self._reports[name] = now
         if before is None or (before.reachable, before.incarnation) != (now.reachable, now.incarnation):
             self._changed.set()
+        lived = before.incarnation if before else None
+        if self._on_new_life is not None and now.incarnation not in (None, lived):
+            await self._on_new_life(name, str(now.incarnation))
 
     def _report(self, name: str, state: EngineState) -> EngineReport:
         return EngineReport(

@@ -12,10 +12,11 @@ from activities.artifacts import ArtifactActivities
 from activities.cards import CardActivities
 from activities.failures import FailureInterceptor
 from activities.operations import OperationActivities
+from activities.progress import TransferSlots
 from activities.versions import VersionActivities
 from loradock.artifacts.build import open_staging, open_store
 from loradock.artifacts.staging import Staging
-from loradock.core.ids import LIFECYCLE_QUEUE
+from loradock.core.ids import LIFECYCLE_QUEUE, TRANSFER_QUEUE
 from loradock.core.settings import Settings
 from loradock.registry import agents
 from loradock.registry.database import Database
@@ -24,7 +25,13 @@ from worker.lifetime import run_until_stopped
 from worker.loops import repeat
 from worker.relay import Relay
 from worker.sweeper import Sweeper
-from worker.temporal import GRACEFUL_SHUTDOWN, STICKY_TIMEOUT, connect, workflow_runner
+from worker.temporal import (
+    GRACEFUL_SHUTDOWN,
+    HEARTBEAT_THROTTLE,
+    STICKY_TIMEOUT,
+    connect,
+    workflow_runner,
+)
 from workflows.registered import WORKFLOWS
 
 _log = logging.getLogger(__name__)
@@ -35,12 +42,27 @@ SWEEP_SECONDS = 5.0
 LEASE_CHECK_SECONDS = 1.0
 STAGING_SWEEP_SECONDS = 3600.0
 STAGING_KEPT_SECONDS = 24 * 3600.0
+ACTIVITIES_AT_ONCE = 100
+TRANSFERS_TAKEN = 100
 TRANSFERS_AT_ONCE = 8
+"""Of those taken. Those that wait for their turn heartbeat, which they could not in an executor's queue."""
 
 
-def lifecycle_worker(
-    client: Client, database: Database, artifacts: ArtifactActivities, executor: ThreadPoolExecutor
-) -> Worker:
+def transfer_worker(client: Client, artifacts: ArtifactActivities, executor: ThreadPoolExecutor) -> Worker:
+    """The worker on the queue of what moves bytes."""
+    return Worker(
+        client,
+        task_queue=TRANSFER_QUEUE,
+        activities=[artifacts.stage, artifacts.upload],
+        activity_executor=executor,
+        max_concurrent_activities=TRANSFERS_TAKEN,
+        interceptors=[FailureInterceptor()],
+        graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+    )
+
+
+def lifecycle_worker(client: Client, database: Database) -> Worker:
     """The worker on the lifecycle queue."""
     operations, versions, cards = (
         OperationActivities(database),
@@ -68,13 +90,12 @@ def lifecycle_worker(
             cards.restore,
             cards.commit_unload,
             cards.mark_lost,
-            artifacts.stage,
-            artifacts.upload,
         ],
-        activity_executor=executor,
+        max_concurrent_activities=ACTIVITIES_AT_ONCE,
         workflow_runner=workflow_runner(),
         interceptors=[FailureInterceptor()],
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
     )
 
@@ -91,23 +112,19 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
         client = await connect(settings)
         await search_attributes.register(client)
         staging = open_staging(settings)
-        artifacts = ArtifactActivities(staging, open_store(settings))
+        artifacts = ArtifactActivities(staging, open_store(settings), TransferSlots(TRANSFERS_AT_ONCE))
         sweeper = Sweeper(database, client)
         relay = Relay(database, client, sweeper)
-        with ThreadPoolExecutor(TRANSFERS_AT_ONCE, thread_name_prefix="transfer") as executor:
-            worker = lifecycle_worker(client, database, artifacts, executor)
+        with ThreadPoolExecutor(TRANSFERS_TAKEN, thread_name_prefix="transfer") as executor:
+            workers = [lifecycle_worker(client, database), transfer_worker(client, artifacts, executor)]
             loops = [
                 repeat("relay", RELAY_SECONDS, relay.run_once),
                 repeat("sweeper", SWEEP_SECONDS, sweeper.run_once),
                 repeat("leases", LEASE_CHECK_SECONDS, lambda: _expire_leases(database)),
-                repeat(
-                    "staging",
-                    STAGING_SWEEP_SECONDS,
-                    lambda: asyncio.to_thread(staging.sweep, older_than_seconds=STAGING_KEPT_SECONDS),
-                ),
+                repeat("staging", STAGING_SWEEP_SECONDS, lambda: _sweep(staging)),
             ]
             _log.info("orchestrator ready: queue %s at %s", LIFECYCLE_QUEUE, settings.temporal_address)
-            await run_until_stopped([worker], loops, ready_file)
+            await run_until_stopped(workers, loops, ready_file)
     finally:
         await database.dispose()
 

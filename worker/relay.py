@@ -8,7 +8,9 @@ from temporalio.service import RPCError
 from loradock.core.models import OperationKind
 from loradock.registry import operations
 from loradock.registry.database import Database
+from loradock.registry.views import OperationView
 from worker.sweeper import Sweeper
+from worker.temporal import is_away
 from workflows.inputs import OperationStart
 from workflows.starting import start_operation
 
@@ -34,24 +36,23 @@ class Relay:
             waiting = await operations.pending(tx, OLDER_THAN_SECONDS, BATCH)
         started = 0
         for operation in waiting:
-            start = OperationStart(
-                operation=operation.id, epoch=operation.epoch, actor=operation.requested_by
-            )
             try:
-                run_id = await start_operation(
-                    self._client,
-                    start=start,
-                    kind=OperationKind(operation.kind),
-                    request=operation.request,
-                )
+                started += await self._relay(operation)
             except RPCError as error:
                 _log.warning("Temporal does not start %s: %s", operation.id, error.status.name)
-                return started
-            if (
-                run_id is None
-            ):  # it has run and ended without a word, perhaps terminated before its first step
-                await self._sweeper.look_at(operation)
-                continue
-            started += 1
-            _log.info("relayed %s (%s of %s)", operation.id, operation.kind, operation.adapter)
+                if is_away(error):
+                    break
+            except ValueError as error:  # one row that nobody can read must not hold up the others
+                _log.error("%s has a request that cannot be started: %s", operation.id, type(error).__name__)
         return started
+
+    async def _relay(self, operation: OperationView) -> bool:
+        start = OperationStart(operation=operation.id, epoch=operation.epoch, actor=operation.requested_by)
+        run_id = await start_operation(
+            self._client, start=start, kind=OperationKind(operation.kind), request=operation.request
+        )
+        if run_id is None:  # it has run and ended without a word, perhaps terminated before its first step
+            await self._sweeper.look_at(operation)
+            return False
+        _log.info("relayed %s (%s of %s)", operation.id, operation.kind, operation.adapter)
+        return True

@@ -12,6 +12,7 @@ from loradock.core.models import utc_now
 from loradock.registry import operations
 from loradock.registry.database import Database
 from loradock.registry.views import OperationView
+from worker.temporal import is_away
 from workflows import search_attributes
 from workflows.inputs import RecoverInput
 
@@ -37,20 +38,25 @@ class Sweeper:
             async with self._database.read() as tx:
                 batch = await operations.active_started(tx, BATCH, after)
             for operation in batch:
-                recovered += await self.look_at(operation)
+                try:
+                    recovered += await self.look_at(operation)
+                except RPCError as error:
+                    _log.warning("Temporal says nothing of %s: %s", operation.id, error.status.name)
+                    if is_away(error):
+                        return recovered
             if len(batch) < BATCH:
                 return recovered
             after = batch[-1].id
 
     async def look_at(self, operation: OperationView) -> bool:
-        """Have the operation recovered if its workflow is gone; whether it was."""
-        try:
-            if not await self._is_gone(operation):
-                return False
-            await self._recover(operation)
-        except RPCError as error:
-            _log.warning("Temporal says nothing of %s: %s", operation.id, error.status.name)
+        """Have the operation recovered if its workflow is gone; whether it was.
+
+        Raises:
+            temporalio.service.RPCError: Temporal does not answer.
+        """
+        if not await self._is_gone(operation):
             return False
+        await self._recover(operation)
         _log.warning("the workflow of %s is gone: it is recovered", operation.id)
         return True
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from loradock.core.errors import LoradockError
@@ -19,6 +19,17 @@ HEARTBEAT_THROTTLE: Final = timedelta(seconds=1)
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
 """How long a workflow waits for the worker that knows it before another one may take it: what a kill -9 costs."""
+
+
+_AWAY: Final = frozenset(
+    {
+        RPCStatusCode.UNAVAILABLE,
+        RPCStatusCode.DEADLINE_EXCEEDED,
+        RPCStatusCode.CANCELLED,
+        RPCStatusCode.UNAUTHENTICATED,
+        RPCStatusCode.PERMISSION_DENIED,
+    }
+)
 
 
 async def connect(settings: Settings, *, lazy: bool = False) -> Client:
@@ -41,6 +52,11 @@ async def connect(settings: Settings, *, lazy: bool = False) -> Client:
         raise LoradockError(
             "temporal_unavailable", f"{settings.temporal_address}: {str(error)[:300]}"
         ) from None
+
+
+def is_away(error: RPCError) -> bool:
+    """Whether an error says that Temporal does not answer at all, rather than that it refuses one call."""
+    return error.status in _AWAY
 
 
 def workflow_runner() -> SandboxedWorkflowRunner:

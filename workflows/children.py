@@ -63,7 +63,7 @@ async def load_on_engine(given: LoadOnEngineInput) -> ChildSteps:
         "LoadOnEngine",
         given,
         result_type=ChildSteps,
-        id=child_workflow_id(given.run.operation, step, given.target.engine) + f"/{given.ref.version}",
+        id=_child_id(given, step),
         search_attributes=_attributes(given, step),
         static_summary=f"{step} {given.ref.served_name} on {given.target.engine}",
         task_timeout=CHILD_TASK_TIMEOUT,
@@ -78,12 +78,18 @@ async def unload_from_engine(given: UnloadFromEngineInput) -> ChildSteps:
         "UnloadFromEngine",
         given,
         result_type=ChildSteps,
-        id=child_workflow_id(given.run.operation, step, given.target.engine) + f"/{given.ref.version}",
+        id=_child_id(given, step),
         search_attributes=_attributes(given, step),
         static_summary=f"{step} {given.ref.served_name} on {given.target.engine}",
         task_timeout=CHILD_TASK_TIMEOUT,
     )
     return result
+
+
+def _child_id(given: LoadOnEngineInput | UnloadFromEngineInput, step: str) -> str:
+    """One per operation, step, engine and version; and per run, for a Reset runs its children anew."""
+    engine = child_workflow_id(given.run.operation, step, given.target.engine)
+    return f"{engine}/{given.ref.version}/{given.run.run_id[-8:]}"
 
 
 def _attributes(given: LoadOnEngineInput | UnloadFromEngineInput, kind: str) -> TypedSearchAttributes:

@@ -104,7 +104,7 @@ class LoadAdapter:
         why = failure_of(failed.error)
         where = f"{failed.item.engine}: {why.message}"
         if self._request.policy is LoadPolicy.ALL:
-            raise LoradockError(why.code, where, engine=failed.item.engine, **why.details)
+            raise LoradockError(why.code, where, **{**why.details, "engine": failed.item.engine})
         ready = sum(outcome.error is None for outcome in outcomes)
         if ready < self._request.min_ready:
             raise LoradockError(

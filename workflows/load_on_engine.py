@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.children import ChildSteps, child_failure
     from workflows.failures import failure_of, is_cancel
     from workflows.inputs import LoadOnEngineInput
-    from workflows.operation import step_now
+    from workflows.operation import mark_compensating, step_now
     from workflows.saga import Saga
 
 
@@ -50,7 +50,7 @@ class LoadOnEngine:
             return await self._story()
         except (asyncio.CancelledError, Exception) as error:
             failure = failure_of(error)
-            not_undone = await self._saga.compensate()
+            not_undone = await self._saga.compensate(self._may_be_undone)
             if is_cancel(error):
                 raise
             engine = self._given.target.engine
@@ -106,7 +106,7 @@ class LoadOnEngine:
             ref=self._given.ref,
             target=self._given.target,
             path=downloaded.path,
-            admit=self._given.restore,
+            undo=self._given.restore,
         )
         loaded = await self._saga.checked(
             call(LOAD_ADAPTER, load, HOST_ENGINE, queue=queue, summary="add_lora, verify")
@@ -114,17 +114,22 @@ class LoadOnEngine:
         self._steps.extend(loaded.steps)
         return loaded.outcome
 
-    async def _stage_card(self) -> None:
-        self._begin_step("card")
-        card = CardInput(
+    async def _may_be_undone(self) -> None:
+        """The registry's word comes before any undo. For a load it is also the undo of `_stage_card`."""
+        if self._given.restore:
+            await mark_compensating(self._given.run)
+        else:
+            await call(RETRACT_CARD, self._card(), REGISTRY, summary="retract the card")
+
+    def _card(self) -> CardInput:
+        return CardInput(
             run=self._given.run,
             ref=self._given.ref,
             target=self._given.target,
             pool=self._given.pool,
             steps=tuple(self._steps),
         )
-        self._saga.before(
-            "retract the card",
-            lambda: call(RETRACT_CARD, card, REGISTRY, summary="retract the card"),
-        )
-        await self._saga.checked(call(STAGE_CARD, card, REGISTRY, summary="stage the card"))
+
+    async def _stage_card(self) -> None:
+        self._begin_step("card")
+        await self._saga.checked(call(STAGE_CARD, self._card(), REGISTRY, summary="stage the card"))

@@ -17,6 +17,10 @@ with workflow.unsafe.imports_passed_through():
     from workflows.saga import Saga
 
 
+NOT_OURS = frozenset({"operation_superseded", "operation_ended"})
+"""Codes by which the registry says that the work is another run's, or done: nothing of it may be put back by this one."""
+
+
 class Operation:
     """The state that every operation's workflow has: its run, its saga, and the steps it has to tell of."""
 
@@ -68,19 +72,13 @@ class Operation:
             self.note_steps(step_now(name, StepState.FAILED, started_at=began, error=failure))
 
     async def _put_back(self, failure: Failure) -> list[str]:
-        if not self.saga.has_undos or failure.code == "operation_superseded":
+        if not self.saga.has_undos or failure.code in NOT_OURS:
             return []
         self.tell("compensating", f"**{failure.code}**: {failure.message}: putting everything back")
-        self.saga.before("mark compensating", self._mark_compensating)
-        return await self.saga.compensate()
-
-    async def _mark_compensating(self) -> None:
-        await call(
-            MARK_COMPENSATING, RunInput(run=self.run), REGISTRY, summary="say that it is being put back"
-        )
+        return await self.saga.compensate(lambda: mark_compensating(self.run))
 
     async def _finish(self, failure: Failure, *, aborted: bool, repairs_pending: bool) -> None:
-        if failure.code == "operation_superseded":
+        if failure.code in NOT_OURS:
             return
         state = OperationState.ABORTED if aborted else OperationState.FAILED
         self.tell(state, f"ended as **{state}**: {failure.code}: {failure.message}")
@@ -89,6 +87,11 @@ class Operation:
         )
         saga = Saga()
         await saga.pivot(lambda: call(FINISH_OPERATION, end, REGISTRY, summary=f"end the operation: {state}"))
+
+
+async def mark_compensating(run: RunRef) -> None:
+    """Say that the operation is put back; fails when that is not this run's to do."""
+    await call(MARK_COMPENSATING, RunInput(run=run), REGISTRY, summary="say that it is being put back")
 
 
 def step_now(

@@ -21,6 +21,7 @@ with workflow.unsafe.imports_passed_through():
         RegisterInput,
         ReserveInput,
     )
+    from loradock.core.ids import TRANSFER_QUEUE
     from loradock.core.requests import OperationResult, ReservedVersion
     from workflows.calls import REGISTRY, SOURCE, STORE, call
     from workflows.inputs import PublishInput
@@ -66,7 +67,7 @@ class PublishVersion:
             expect_digest=self._request.expect_digest,
         )
         staged = await self._saga.checked(
-            call(STAGE_SOURCE, stage, SOURCE, summary=f"fetch and inspect {self._request.uri}")
+            call(STAGE_SOURCE, stage, SOURCE, queue=TRANSFER_QUEUE, summary=f"fetch and inspect {self._request.uri}")
         )
         self._operation.note_steps(staged.step)
         return staged
@@ -101,7 +102,7 @@ class PublishVersion:
         self._operation.begin_step("upload")
         upload = UploadInput(operation=self._operation.run.operation, uri=self._request.uri, ref=reserved.ref)
         uploaded = await self._saga.checked(
-            call(UPLOAD_ARTIFACT, upload, STORE, summary=f"upload {reserved.ref.served_name}")
+            call(UPLOAD_ARTIFACT, upload, STORE, queue=TRANSFER_QUEUE, summary=f"upload {reserved.ref.served_name}")
         )
         self._operation.note_steps(uploaded.step)
         return uploaded

@@ -14,6 +14,7 @@ with workflow.unsafe.imports_passed_through():
         TakeOverInput,
         TouchedEngine,
     )
+    from activities.interface.versions import FAIL_VERSION, FailVersionInput
     from loradock.core.models import Failure, OperationKind, OperationState
     from loradock.core.requests import OperationResult, UnloadItem, UnloadPlan
     from workflows.calls import REGISTRY, call
@@ -49,6 +50,9 @@ class RecoverOperation:
         )
         if taken.kind is OperationKind.UNLOAD and taken.touched:
             await self._restore_cards(taken)
+        if taken.kind is OperationKind.PUBLISH:
+            failed = FailVersionInput(run=taken.run, adapter=taken.adapter)
+            await call(FAIL_VERSION, failed, REGISTRY, summary="mark the version failed")
         not_undone = [
             f"{outcome.item.target.engine}: {failure_of(outcome.error).code}"
             for outcome in outcomes

@@ -75,15 +75,25 @@ class Saga:
         """The point of no return: once begun, its own outcome decides, and a cancel that comes now is too late."""
         return await finish_despite_cancel(step)
 
-    async def compensate(self) -> list[str]:
+    async def compensate(self, permit: Callable[[], Awaitable[object]]) -> list[str]:
         """Run every undo, last first, to the end.
+
+        Args:
+            permit: asks the registry first. Where it fails nothing is undone: the work is another run's, or is done
+                and relied on (a Reset in the Temporal UI of an operation that has succeeded).
 
         Returns:
             One line for each undo that failed.
         """
-        return await finish_despite_cancel(self._undo_all)
+        return await finish_despite_cancel(lambda: self._undo_all(permit))
 
-    async def _undo_all(self) -> list[str]:
+    async def _undo_all(self, permit: Callable[[], Awaitable[object]]) -> list[str]:
+        try:
+            await permit()
+        except (asyncio.CancelledError, Exception) as error:
+            failure = failure_of(error)
+            workflow.logger.warning("nothing is put back: %s %s", failure.code, failure.message)
+            return [f"not permitted: {failure.code}: {failure.message}"]
         failed: list[str] = []
         while self._undos:
             undo = self._undos.pop()

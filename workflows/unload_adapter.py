@@ -82,7 +82,7 @@ class UnloadAdapter:
         if failed is not None and failed.error is not None:
             why = failure_of(failed.error)
             engine = failed.item.target.engine
-            raise LoradockError(why.code, f"{engine}: {why.message}", engine=engine, **why.details)
+            raise LoradockError(why.code, f"{engine}: {why.message}", **{**why.details, "engine": engine})
 
     async def _unload_from(self, plan: UnloadPlan, item: UnloadItem) -> ChildSteps:
         self._saga.before(

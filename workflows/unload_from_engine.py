@@ -3,6 +3,7 @@
 import asyncio
 
 from temporalio import workflow
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.interface.cards import RETRACT_CARD, CardInput
@@ -19,7 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.children import ChildSteps, child_failure
     from workflows.failures import failure_of, is_cancel
     from workflows.inputs import UnloadFromEngineInput
-    from workflows.operation import step_now
+    from workflows.operation import mark_compensating, step_now
     from workflows.saga import Saga
 
 STILL_HELD = frozenset({"not_owned"})
@@ -47,7 +48,7 @@ class UnloadFromEngine:
             return await self._story()
         except (asyncio.CancelledError, Exception) as error:
             failure = failure_of(error)
-            not_undone = await self._saga.compensate()
+            not_undone = await self._saga.compensate(lambda: mark_compensating(self._given.run))
             if is_cancel(error):
                 raise
             engine = self._given.target.engine
@@ -98,7 +99,16 @@ class UnloadFromEngine:
 
     async def _release_cache(self) -> None:
         queue = host_io_queue(self._given.target.agent)
-        released = await self._saga.checked(
-            call(RELEASE_ADAPTER, self._host, self._policy, queue=queue, summary="release the cache")
-        )
-        self._steps.append(released.step)
+        begun = workflow.now()
+        try:
+            released = await self._saga.checked(
+                call(RELEASE_ADAPTER, self._host, HOST_UNDO, queue=queue, summary="release the cache")
+            )
+            self._steps.append(released.step)
+        except ActivityError as error:
+            if is_cancel(error):
+                raise
+            # The slot is free, which is what was asked for. A pin that is left goes with the engine's next life.
+            engine, failure = self._given.target.engine, failure_of(error)
+            failed = step_now("release", StepState.FAILED, started_at=begun, engine=engine, error=failure)
+            self._steps.append(failed)

@@ -39,14 +39,14 @@ class LoadAdapterInput(Model):
 
     Attributes:
         path: folder on the host.
-        admit: let requests through when the engine was draining it.
+        undo: it is loaded again to put an unload back.
     """
 
     run: RunRef
     ref: VersionRef
     target: EngineTarget
     path: str
-    admit: bool = False
+    undo: bool = False
 
 
 class LoadedAdapter(Model):

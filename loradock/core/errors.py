@@ -158,7 +158,7 @@ class LoradockError(Exception):
         details: further facts for machines (JSON values only).
     """
 
-    def __init__(self, code: str, message: str, **details: Any) -> None:
+    def __init__(self, code: str, message: str, /, **details: Any) -> None:
         if code not in CATALOG:
             raise ValueError(f"unknown error code {code!r}")
         self.code = code

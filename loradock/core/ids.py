@@ -22,6 +22,10 @@ LIFECYCLE_QUEUE = "lifecycle"
 """The orchestrators' task queue."""
 
 
+TRANSFER_QUEUE = "lifecycle-io"
+"""The orchestrators' task queue for what moves bytes: many slow transfers must not keep a commit or an undo waiting."""
+
+
 def host_io_queue(agent: str) -> str:
     """The queue on which one host's agent downloads: it outlives the process, as the cache does."""
     return f"host-{agent}-io"

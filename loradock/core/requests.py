@@ -99,7 +99,7 @@ class UnloadItem(Model):
     """One card that an unload takes away.
 
     Attributes:
-        lost: the card was lost already: the engine is not asked, only the card goes.
+        lost: the card was lost with an earlier life of the engine: nobody is asked, only the card goes.
     """
 
     target: EngineTarget

@@ -98,6 +98,8 @@ class Command(Model):
     Attributes:
         incarnation: the one that the caller means; another one refuses.
         epoch: the fencing epoch of the operation; an older one than the engine saw for the name is refused.
+        undo: the call puts back what its run did. After one, calls of the same run and epoch that go forward are too
+            late and are refused.
     """
 
     served_name: str
@@ -105,6 +107,7 @@ class Command(Model):
     operation: str
     run_id: str
     epoch: int = Field(ge=0)
+    undo: bool = False
 
 
 class LoadCommand(Command):
@@ -115,7 +118,9 @@ class LoadCommand(Command):
     digest: Digest
 
     @classmethod
-    def of(cls, version: VersionRef, run: RunRef, *, incarnation: str, path: str) -> "LoadCommand":
+    def of(
+        cls, version: VersionRef, run: RunRef, *, incarnation: str, path: str, undo: bool = False
+    ) -> "LoadCommand":
         """The load of a version by a run."""
         return cls(
             served_name=version.served_name,
@@ -123,6 +128,7 @@ class LoadCommand(Command):
             digest=version.digest,
             path=path,
             incarnation=incarnation,
+            undo=undo,
             **run.model_dump(),
         )
 

@@ -89,6 +89,9 @@ def ended(row: OperationRow) -> LoradockError:
 
 
 async def _adopt(tx: Transaction, row: OperationRow, run: RunRef) -> None:
+    """A Reset in the Temporal UI: the new run takes the lock again, unless the work is done and may be relied on."""
+    if row.state == OperationState.SUCCEEDED:
+        raise ended(row)
     tx.audit("operation.adopted", **about(row), was=row.state, from_run=row.run_id, to_run=run.run_id)
     lock_key = row.lock_key
     try:
@@ -164,11 +167,10 @@ async def mark_compensating(tx: Transaction, run: RunRef) -> None:
     """Note that the operation is being put back: from now on nothing forward is accepted from its run.
 
     Raises:
-        LoradockError: as `claim`.
+        LoradockError: as `claim_active`: what has ended is not this run's to put back.
     """
-    row = await claim(tx, run)
-    if active(row) and row.state != OperationState.COMPENSATING:
-        row.state = OperationState.COMPENSATING
+    row = await claim_active(tx, run)
+    row.state = OperationState.COMPENSATING
 
 
 async def finish(

@@ -3,7 +3,7 @@
 from sqlalchemy import select
 
 from loradock.core.errors import LoradockError
-from loradock.core.models import Model, OperationKind, OperationState, RunRef, VersionRef
+from loradock.core.models import CardState, Model, OperationKind, OperationState, RunRef, VersionRef
 from loradock.core.requests import EngineTarget
 from loradock.registry.audit import SYSTEM_ACTOR
 from loradock.registry.database import Transaction
@@ -68,8 +68,27 @@ async def take_over(tx: Transaction, operation: str, expected_epoch: int | None 
     )
 
 
+async def _withdrawn(tx: Transaction, row: OperationRow) -> tuple[tuple[EngineTarget, VersionRef], ...]:
+    """The cards that an unload took out of routing: it touches nothing else, and no engine before that."""
+    query = (
+        select(CardRow, EngineRow)
+        .join(EngineRow, EngineRow.id == CardRow.engine)
+        .where(CardRow.operation == row.id, CardRow.state == CardState.DRAINING)
+        .order_by(CardRow.engine, CardRow.version)
+    )
+    return tuple(
+        (
+            EngineTarget(engine=card.engine, agent=engine.agent, incarnation=card.incarnation),
+            VersionRef(adapter=card.adapter, version=card.version, digest=card.digest, int_id=card.int_id),
+        )
+        for card, engine in await tx.session.execute(query)
+    )
+
+
 async def _touched(tx: Transaction, row: OperationRow) -> tuple[tuple[EngineTarget, VersionRef], ...]:
     """Every engine of a step with every version of the operation, and every card of it."""
+    if row.kind == OperationKind.UNLOAD:
+        return await _withdrawn(tx, row)
     cards = {
         (card.engine, card.version): card
         for card in await tx.session.scalars(select(CardRow).filter_by(operation=row.id))

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Select, delete, func, select, tuple_, update
 
 from loradock.core.errors import LoradockError
-from loradock.core.models import CardState, EngineStatus, OperationState, RunRef, VersionRef
+from loradock.core.models import CardState, OperationState, RunRef, VersionRef
 from loradock.core.requests import EngineTarget, OperationResult, UnloadItem, UnloadPlan, UnloadRequest
 from loradock.registry import adapter_rows, deployments, engines, versions
 from loradock.registry.cards import SHOWN
@@ -34,6 +34,9 @@ async def check_unload(tx: Reader, request: UnloadRequest) -> UnloadPlan:
     """
     await _check_names(tx, request)
     found = (await tx.session.execute(_cards(request))).all()
+    if not found and (wanted := await _wanted(tx, request)):
+        # Nothing serves it any more, and still it is wanted: there is a wish to take back.
+        return UnloadPlan(adapter=request.adapter, pool=request.pool, items=(), versions=wanted)
     if not found:
         what = f"{request.adapter}@{request.version}" if request.version else request.adapter
         raise LoradockError("version_not_loaded", f"no engine of pool {request.pool} serves {what}")
@@ -76,6 +79,12 @@ def _cards(request: UnloadRequest) -> Select[CardRow, EngineRow]:
     return query
 
 
+async def _wanted(tx: Reader, request: UnloadRequest) -> tuple[int, ...]:
+    wanted = await deployments.version_rows(tx, request.adapter, request.pool)
+    named = wanted if request.version is None else {request.version} & wanted.keys()
+    return () if request.engines else tuple(sorted(named))
+
+
 async def _check_weight(tx: Reader, request: UnloadRequest, taken: tuple[int, ...]) -> None:
     wanted = await deployments.version_rows(tx, request.adapter, request.pool)
     weighted = [version for version in taken if version in wanted and wanted[version].weight > 0]
@@ -91,11 +100,11 @@ async def _check_weight(tx: Reader, request: UnloadRequest, taken: tuple[int, ..
 
 
 def _item(card: CardRow, engine: EngineRow) -> UnloadItem:
-    lives = engine.status == EngineStatus.ALIVE and engine.incarnation == card.incarnation
+    over = engine.incarnation != card.incarnation
     return UnloadItem(
         target=EngineTarget(engine=card.engine, agent=engine.agent, incarnation=card.incarnation),
         ref=VersionRef(adapter=card.adapter, version=card.version, digest=card.digest, int_id=card.int_id),
-        lost=card.state == CardState.LOST and not lives,
+        lost=card.state == CardState.LOST and over,
     )
 
 

@@ -38,6 +38,7 @@ async def test_an_engine_that_is_not_there_is_unreachable() -> None:
         with refused("engine_unreachable") as caught:
             await engine.state()
         assert caught.value.retryable
+        assert caught.value.details == {"refused": True}  # nobody listens there: its process is gone
     finally:
         await engine.aclose()
 
@@ -51,8 +52,9 @@ async def test_an_engine_that_hangs_is_unreachable() -> None:
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     engine = VllmEngine(url, SecretStr(TOKEN), call_seconds=0.05)
     try:
-        with refused("engine_unreachable"):
+        with refused("engine_unreachable") as caught:
             await engine.state()
+        assert caught.value.details == {}  # it may live and hold what it held
     finally:
         await engine.aclose()
         server.close()
@@ -68,8 +70,9 @@ async def test_an_engine_that_dies_in_the_middle_is_unreachable() -> None:
     server = await asyncio.start_server(dying, "127.0.0.1", 0)
     engine = VllmEngine(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", SecretStr(TOKEN))
     try:
-        with refused("engine_unreachable"):
+        with refused("engine_unreachable") as caught:
             await engine.state()
+        assert caught.value.details == {}  # it may live and hold what it held
     finally:
         await engine.aclose()
         server.close()

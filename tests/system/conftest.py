@@ -1,11 +1,13 @@
 """One stack with two simulated engines for all tests of this folder; every test leaves it whole and empty."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from loradock.core.settings import load_settings
 from loradock.dev.simulated_model import write_adapter
 from tests.system.checks import check_whole, wait_quiet
 from tests.system.running import IMPORTS, RunningStack, options
@@ -18,8 +20,6 @@ MakeAdapter = Callable[..., Path]
 
 def clean_environment(patch: pytest.MonkeyPatch) -> None:
     """No setting of the person who runs the tests reaches the stack, and its processes find our code."""
-    import os  # noqa: PLC0415
-
     for name in tuple(os.environ):
         if name.startswith(("LORADOCK_", "AWS_")):
             patch.delenv(name)
@@ -31,12 +31,15 @@ def session_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningS
     """The running stack, about ten seconds after the first test asked for it."""
     with pytest.MonkeyPatch.context() as patch:
         clean_environment(patch)
-        stack = RunningStack(options(tmp_path_factory.mktemp("system")))
+        settings = load_settings(_env_file=None, file_roots=(tmp_path_factory.getbasetemp(),))
+        stack = RunningStack(options(tmp_path_factory.mktemp("system"), settings=settings))
         try:
             stack.start()
-            yield stack
-        finally:
+        except BaseException:
             stack.stop()
+            raise
+    yield stack
+    stack.stop()
 
 
 @pytest.fixture
@@ -49,6 +52,17 @@ def stack(session_stack: RunningStack) -> Iterator[RunningStack]:
         check_whole(session_stack)
     finally:
         empty(session_stack)
+
+
+@pytest.fixture
+def untouched(session_stack: RunningStack) -> Iterator[RunningStack]:
+    """The running stack, in which the test must not even begin anything: no row more, no event, no staged file."""
+    tables = ("operations", "operation_steps", "audit_events", "adapters", "versions", "cards")
+    counts = f"SELECT {', '.join(f'(SELECT count(*) FROM {table})' for table in tables)}"
+    before = session_stack.rows(counts)
+    yield session_stack
+    assert session_stack.rows(counts) == before
+    assert session_stack.staged() == frozenset()
 
 
 def empty(stack: RunningStack) -> None:

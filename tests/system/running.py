@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from loradock.dev.options import EngineKind, StackOptions
 from loradock.dev.stack import Stack
-from loradock.dev.supervisor import PartEvent, PartState
+from loradock.dev.supervisor import PartEvent
 from tests.dev.processes import PROJECT, alive
 
 T = TypeVar("T")
@@ -135,7 +136,7 @@ class RunningStack:
         """The operation when it has ended."""
 
         def found() -> Document | None:
-            now = self.get(f"/v1/operations/{operation}")
+            now = self.get(f"/v1/operations/{operation}?wait=3")
             return now if now["ended_at"] else None
 
         return eventually(found, f"operation {operation} has not ended", self.describe)
@@ -240,12 +241,13 @@ class RunningStack:
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.stack.info.database_url, connect_timeout=5) as connection:
-            return connection.execute(query, values).fetchall()  # type: ignore[arg-type]
+            return connection.execute(query, values).fetchall()
 
     def tables(self) -> list[str]:
         query = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
         return sorted(name for (name,) in self.rows(query))
 
+    @functools.cached_property
     def s3(self) -> Any:
         store = self.stack.info.object_store
         return boto3.client(
@@ -259,11 +261,20 @@ class RunningStack:
 
     def objects(self) -> frozenset[str]:
         """Every key in the bucket."""
-        pages = self.s3().get_paginator("list_objects_v2").paginate(Bucket=self.stack.info.object_store.bucket)
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.stack.info.object_store.bucket)
         return frozenset(item["Key"] for page in pages for item in page.get("Contents", ()))
 
     def workflow(self, operation: str) -> WorkflowHandle[Any, Any]:
         return self.temporal.get_workflow_handle(f"op/{operation}")
+
+    def workflows(self, query: str) -> list[str]:
+        """Ids of the workflows that a search in Temporal finds."""
+        client = self.temporal
+
+        async def found() -> list[str]:
+            return [one.id async for one in client.list_workflows(query)]
+
+        return self._do(found())
 
     @property
     def temporal(self) -> Client:
@@ -344,8 +355,12 @@ class RunningStack:
             versions=frozenset(self.rows("SELECT adapter, version, digest, state FROM versions")),
             objects=self.objects(),
             cached=_files(self.state / "agents"),
-            staged=_files(self.state / "staging"),
+            staged=self.staged(),
         )
+
+    def staged(self) -> frozenset[str]:
+        """What the orchestrator keeps of sources on its own disk."""
+        return _files(self.state / "staging")
 
     def engine_adapters(self, engine: str) -> list[Document]:
         found: list[Document] = self.engine_state(engine)["adapters"]
@@ -362,7 +377,13 @@ class Stream:
 
     def __init__(self, url: str, model: str, tokens: int) -> None:
         self._url = url
-        self._body = {"model": model, "prompt": "go on", "max_tokens": tokens, "ignore_eos": True, "stream": True}
+        self._body = {
+            "model": model,
+            "prompt": "go on",
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            "stream": True,
+        }
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._stop = False
         self.lines: list[str] = []
@@ -401,7 +422,7 @@ class Stream:
                         self.lines.append(line)
                     if self._stop:
                         return
-        except Exception as error:  # noqa: BLE001 - a cut connection is what some tests are about
+        except Exception as error:
             self.error = error
 
 
@@ -410,7 +431,7 @@ def source(folder: Path) -> Document:
 
 
 def eventually(
-    condition: Callable[[], T],
+    condition: Callable[[], T | None],
     otherwise: str,
     more: Callable[[], str] = lambda: "",
     *,
@@ -423,17 +444,12 @@ def eventually(
             if found := condition():
                 return found
         assert time.monotonic() < ends, f"after {seconds:.0f} s: {otherwise}\n{more()}"
-        time.sleep(0.05)
+        time.sleep(0.08)
 
 
 def options(project: Path, **more: Any) -> StackOptions:
     """A stack with simulated engines in a folder of its own."""
     return StackOptions(**{"name": "system", "engine_kind": EngineKind.SIMULATED, "project": project, **more})
-
-
-def failed_parts(stack: RunningStack) -> list[PartEvent]:
-    """Parts that ended without being asked to."""
-    return [event for event in stack.events if event.state is PartState.CRASHED]
 
 
 def _files(folder: Path) -> frozenset[str]:

@@ -91,8 +91,26 @@ def test_no_epoch_below_the_highest_of_its_name_is_ever_admitted(calls: list[tup
     for name, epoch in calls:
         if epoch < highest[name]:
             with pytest.raises(ExtensionError):
-                ledger.fence(name, epoch)
+                ledger.fence(load(name, epoch=epoch))
         else:
-            ledger.fence(name, epoch)
+            ledger.fence(load(name, epoch=epoch))
         highest[name] = max(highest[name], epoch)
         assert ledger.epoch(name) == highest[name]
+
+
+def test_a_call_that_was_on_its_way_too_long_is_refused_once_its_run_puts_back() -> None:
+    ledger = Ledger()
+    ledger.fence(load(epoch=5, run_id="a"))
+    ledger.fence(load(epoch=5, run_id="a", undo=True))
+    with pytest.raises(ExtensionError) as caught:
+        ledger.fence(load(epoch=5, run_id="a"))
+    assert caught.value.code == "stale_epoch"
+    ledger.fence(load(epoch=5, run_id="a", undo=True))
+    ledger.fence(load(name="greeter@2", epoch=5, run_id="a"))
+
+
+def test_a_reset_or_a_later_operation_goes_forward_after_an_undo() -> None:
+    ledger = Ledger()
+    ledger.fence(load(epoch=5, run_id="a", undo=True))
+    ledger.fence(load(epoch=5, run_id="b"))
+    ledger.fence(load(epoch=6, run_id="c"))

@@ -15,7 +15,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
-from loradock.core.ids import LIFECYCLE_QUEUE, host_engine_queue, host_io_queue
+from loradock.core.ids import LIFECYCLE_QUEUE, TRANSFER_QUEUE, host_engine_queue, host_io_queue
 from loradock.core.models import OperationKind
 from loradock.core.requests import LoadRequest, PublishRequest, UnloadRequest
 from tests.workflows.world import World
@@ -68,6 +68,16 @@ class Bench:
                     workflow_runner=workflow_runner(),
                     max_cached_workflows=cached,
                     sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+                    max_heartbeat_throttle_interval=timedelta(milliseconds=100),
+                    default_heartbeat_throttle_interval=timedelta(milliseconds=100),
+                    **common,
+                )
+            )
+            await stack.enter_async_context(
+                Worker(
+                    self.client,
+                    task_queue=TRANSFER_QUEUE,
+                    activities=world.transfer_activities(),
                     max_heartbeat_throttle_interval=timedelta(milliseconds=100),
                     default_heartbeat_throttle_interval=timedelta(milliseconds=100),
                     **common,

@@ -57,7 +57,7 @@ FAILING_STEPS = [
 ] + [
     (LOAD, step) for step in ("plan_load", "download_adapter", "load_adapter", "stage_card", "commit_load")
 ] + [
-    (UNLOAD, step) for step in ("plan_unload", "withdraw_cards", "unload_adapter", "release_adapter", "commit_unload")
+    (UNLOAD, step) for step in ("plan_unload", "withdraw_cards", "unload_adapter", "commit_unload")
 ]  # fmt: skip
 
 
@@ -150,6 +150,16 @@ async def test_best_effort_with_too_few_engines_puts_everything_back(bench: Benc
             await (await bench.start(LOAD, policy="best_effort", min_ready=2)).result()
     assert world.state == before
     assert world.ended[0].failure.code == "not_enough_engines"
+
+
+async def test_a_cache_that_is_not_released_does_not_fail_an_unload_that_freed_the_slot(bench: Bench) -> None:
+    world = World()
+    world.serve()
+    world.fail("release_adapter", engine="engine-2", code="disk_error")
+    async with bench.workers(world):
+        await (await bench.start(UNLOAD)).result()
+    assert world.state.cards == {}
+    assert world.state.pins == {("engine-2", REF.served_name)}
 
 
 async def test_a_step_that_heals_is_tried_again(bench: Bench) -> None:

@@ -61,6 +61,7 @@ async def test_an_engine_that_cannot_be_put_back_is_told_and_loses_its_card(benc
     world = World()
     world.serve()
     world.state.engines["engine-1"] = {}
+    world.state.cards = dict.fromkeys(world.state.cards, "draining")
     world.kind = OperationKind.UNLOAD
     world.fail("load_adapter", engine="engine-1", code="no_free_slot")
     async with bench.workers(world):

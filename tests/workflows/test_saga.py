@@ -42,7 +42,7 @@ class SagaProbe:
             self.waiting = True
             await self._wait(way)
         except (asyncio.CancelledError, Exception):
-            failed = await saga.compensate()
+            failed = await saga.compensate(lambda: self._permit(way))
             self.undone += [f"failed {line}" for line in failed]
             raise
         return self.undone
@@ -65,6 +65,10 @@ class SagaProbe:
             await workflow.wait_condition(lambda: False)
         except asyncio.CancelledError:
             return
+
+    async def _permit(self, way: str) -> None:
+        if way == "not permitted":
+            raise ApplicationError("it is another run's", type="operation_superseded", non_retryable=True)
 
     async def _undo(self, name: str, *, fails: bool = False) -> None:
         self.undoing = True
@@ -142,6 +146,14 @@ async def test_a_failed_undo_does_not_keep_the_others_from_running_and_the_first
     undone = await handle.query(SagaProbe.undone_so_far)
     assert undone[:2] == ["third", "first"]
     assert undone[2].startswith("failed second: unload_failed")
+
+
+async def test_nothing_is_undone_that_the_registry_does_not_permit(client: Client) -> None:
+    handle = await start(client, "not permitted")
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    (told,) = await handle.query(SagaProbe.undone_so_far)
+    assert told.startswith("failed not permitted: operation_superseded")
 
 
 async def test_a_dropped_undo_does_not_run(client: Client) -> None:

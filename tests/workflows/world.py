@@ -122,7 +122,10 @@ class World:
             await self._hang(spec_name, fault)
             return
         raise ApplicationError(
-            f"{spec_name} fails", {"details": {}}, type=fault.code, non_retryable=not fault.retryable
+            f"{spec_name} fails",
+            {"details": {"engine": engine or "none", "code": "inner", "message": "inner"}},
+            type=fault.code,
+            non_retryable=not fault.retryable,
         )
 
     async def _hang(self, spec_name: str, fault: Fault) -> None:
@@ -159,7 +162,13 @@ class World:
 
     @activity.defn(name=operations.TAKE_OVER.name)
     async def take_over(self, given: operations.TakeOverInput) -> operations.TakenOver:
-        touched = tuple(operations.TouchedEngine(target=t, ref=REF) for t in self.targets())
+        targets = [
+            target
+            for target in self.targets()
+            if self.kind is not OperationKind.UNLOAD
+            or self.state.cards.get((target.engine, REF.served_name)) == "draining"
+        ]
+        touched = tuple(operations.TouchedEngine(target=target, ref=REF) for target in targets)
         return operations.TakenOver(
             run=RunRef(operation=given.operation, run_id=given.run_id, epoch=99),
             kind=self.kind, actor="tester", adapter=REF.adapter, version=REF.version, pool="default",
@@ -337,8 +346,7 @@ class World:
             held = self.state.engines[given.target.engine]
             known = given.ref.served_name in held
             held.setdefault(given.ref.served_name, given.run.operation)
-            if given.admit:
-                self.state.draining.discard((given.target.engine, given.ref.served_name))
+            self.state.draining.discard((given.target.engine, given.ref.served_name))
             steps = (_step("load", given.target.engine), _step("verify", given.target.engine))
             return hosts.LoadedAdapter(outcome="already_loaded" if known else "loaded", steps=steps)
 
@@ -375,9 +383,13 @@ class World:
         """What an orchestrator does."""
         return [
             self.mark_compensating, self.finish, self.take_over, self.begin_publish, self.reserve, self.register,
-            self.fail_version, self.stage_source, self.upload, self.plan_load, self.stage_card, self.retract_card,
+            self.fail_version, self.plan_load, self.stage_card, self.retract_card,
             self.commit_load, self.plan_unload, self.withdraw, self.restore, self.commit_unload, self.mark_lost,
         ]  # fmt: skip
+
+    def transfer_activities(self) -> list[Any]:
+        """What an orchestrator does on its queue for transfers."""
+        return [self.stage_source, self.upload]
 
     def io_activities(self) -> list[Any]:
         """What a host's agent does on its io queue."""

@@ -23,13 +23,18 @@ OnTimeout = Literal["keep_draining", "abort"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """What every call carries: which name, which life of the engine, and who acts."""
+    """What every call carries: which name, which life of the engine, and who acts.
+
+    Attributes:
+        undo: the call puts back what its run did.
+    """
 
     served_name: str
     incarnation: str
     operation: str
     run_id: str
     epoch: int
+    undo: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +149,7 @@ class _Fields:
             "operation": self.text("operation", _WORD),
             "run_id": self.text("run_id", _WORD),
             "epoch": self.integer("epoch", 0, MAX_EPOCH),
+            "undo": self.flag("undo"),
         }
 
     def get(self, name: str, default: Any) -> Any:
@@ -161,6 +167,12 @@ class _Fields:
             raise ExtensionError(
                 "invalid_request", f"{name} must be an integer from {low} to {high}", field=name
             )
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self._values.get(name, False)
+        if not isinstance(value, bool):
+            raise ExtensionError("invalid_request", f"{name} must be true or false", field=name)
         return value
 
     def seconds(self, name: str) -> float:

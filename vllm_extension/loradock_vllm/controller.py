@@ -71,7 +71,8 @@ class Controller:
             ExtensionError: `engine_error` when the engine does not tell.
         """
         facts = self.facts
-        resident = await self._residency.settled_ids() if facts.lora else set()
+        # An engine that is adding an adapter answers nothing else meanwhile: what it held before must do for so long.
+        resident = await self._residency.known_ids(busy=self._loading is not None) if facts.lora else set()
         known = self.ledger.int_ids()
         loading = {self._loading} if self._loading is not None else set()
         taken = resident | known | loading | set(self._binding.foreign_names().values())
@@ -158,7 +159,7 @@ class Controller:
                 "the call means another life of this engine",
                 incarnation=self.incarnation,
             )
-        self.ledger.fence(command.served_name, command.epoch)
+        self.ledger.fence(command)
 
     async def _held(self, command: Command) -> Adapter | None:
         """The adapter of the name; one whose load is under way is waited for."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from loradock_vllm.commands import LoadCommand
+from loradock_vllm.commands import Command, LoadCommand
 from loradock_vllm.errors import ExtensionError
 
 
@@ -43,25 +43,35 @@ class Ledger:
     def __init__(self) -> None:
         self._adapters: dict[str, Adapter] = {}
         self._epochs: dict[str, int] = {}
+        self._undoing: dict[str, tuple[int, str]] = {}
         self._leftovers: dict[int, str] = {}
         self.revision = 0
         """Raised by every change of what is held."""
 
-    def fence(self, served_name: str, epoch: int) -> None:
-        """Admit a call of this epoch for this name, and remember it.
+    def fence(self, command: Command) -> None:
+        """Admit a call of this epoch for its name, and remember it.
 
         Raises:
-            ExtensionError: `stale_epoch` when a later epoch was seen for the name.
+            ExtensionError: `stale_epoch` when a later epoch was seen for the name, or when the call goes forward
+                although its run has begun to put back: it was on its way for too long.
         """
-        highest = self._epochs.get(served_name, -1)
+        name, epoch = command.served_name, command.epoch
+        highest = self._epochs.get(name, -1)
         if epoch < highest:
             raise ExtensionError(
                 "stale_epoch",
-                f"epoch {epoch} of {served_name} is over: {highest} was seen",
+                f"epoch {epoch} of {name} is over: {highest} was seen",
                 epoch=epoch,
                 highest_epoch=highest,
             )
-        self._epochs[served_name] = epoch
+        self._epochs[name] = epoch
+        run = (epoch, command.run_id)
+        if command.undo:
+            self._undoing[name] = run
+        elif self._undoing.get(name) == run:
+            raise ExtensionError(
+                "stale_epoch", f"the run of epoch {epoch} puts {name} back already", epoch=epoch
+            )
 
     def epoch(self, served_name: str) -> int:
         """The highest epoch seen for the name, -1 when none was."""

@@ -27,6 +27,7 @@ class Residency:
     def __init__(self, binding: EngineBinding, ledger: Ledger) -> None:
         self._binding = binding
         self._ledger = ledger
+        self._last: set[int] = set()
 
     async def add(self, command: LoadCommand) -> None:
         """Load an adapter, and see that the engine has it.
@@ -95,9 +96,16 @@ class Residency:
             ExtensionError: `engine_error`.
         """
         try:
-            return set(await self._binding.list_ids())
+            self._last = set(await self._binding.list_ids())
+            return set(self._last)
         except Exception as error:
             raise ExtensionError("engine_error", f"list_loras failed: {unwrap(str(error))}") from error
+
+    async def known_ids(self, *, busy: bool) -> set[int]:
+        """Resident ids; those of the last listing while the engine is busy adding another one."""
+        if busy:
+            return set(self._last)
+        return await self.settled_ids()
 
     async def settled_ids(self) -> set[int]:
         """Resident ids that belong to the ledger as it stands: asked again if the ledger changed meanwhile."""

@@ -1,0 +1,84 @@
+"""Heartbeats that go on while nothing moves, and transfers that wait for their turn."""
+
+import threading
+import time
+
+import pytest
+
+from activities import progress as progress_module
+from activities.progress import StepClock, TransferProgress, TransferSlots
+from loradock.core.models import StepState
+from tests.activities.parts import Bench
+
+
+def test_a_transfer_heartbeats_while_a_single_call_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "PULSE_SECONDS", 0.05)
+    bench = Bench()
+
+    def activity(_: object) -> None:
+        with TransferProgress(lambda _: None) as progress:
+            progress.advance(7)
+            time.sleep(0.5)  # as fsync of a large file does
+
+    bench.run(activity, None)
+    assert len(bench.beats) >= 4
+    assert set(bench.beats) == {(7,)}
+
+
+def test_heartbeats_end_with_the_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "PULSE_SECONDS", 0.01)
+    bench = Bench()
+
+    def activity(_: object) -> None:
+        with pytest.raises(ValueError, match="broken"), TransferProgress(lambda _: None):
+            raise ValueError("broken")
+
+    bench.run(activity, None)
+    assert [thread for thread in threading.enumerate() if thread.name == "heartbeats"] == []
+
+
+def test_no_more_transfers_run_than_there_are_slots() -> None:
+    slots, running, most = TransferSlots(2), [0], [0]
+    lock = threading.Lock()
+
+    def activity(_: object) -> None:
+        with TransferProgress(lambda _: None) as progress, slots.take(progress):
+            with lock:
+                running[0] += 1
+                most[0] = max(most[0], running[0])
+            time.sleep(0.1)
+            with lock:
+                running[0] -= 1
+
+    for done in [Bench().begin(activity, None) for _ in range(6)]:
+        done.result(20)
+    assert most == [2]
+
+
+def test_a_transfer_that_fails_gives_its_slot_back() -> None:
+    slots = TransferSlots(1)
+
+    def activity(fails: object) -> str:
+        with TransferProgress(lambda _: None) as progress, slots.take(progress):
+            if fails:
+                raise ValueError("broken")
+            return "done"
+
+    with pytest.raises(ValueError, match="broken"):
+        Bench().run(activity, True)
+    assert Bench().begin(activity, False).result(5) == "done"
+
+
+def test_a_step_tells_its_attempt_and_its_times() -> None:
+    def activity(_: object) -> StepClock:
+        return StepClock("download", "e1")
+
+    bench = Bench(attempt=4)
+    clock = bench.run(activity, None)
+    running = bench.run(lambda _: clock.running(bytes=3), None)
+    ended = bench.run(lambda _: clock.succeeded(bytes=5), None)
+    assert (running.state, running.ended_at, running.detail) == (StepState.RUNNING, None, {"bytes": 3})
+    assert (ended.state, ended.attempt, ended.engine) == (StepState.SUCCEEDED, 4, "e1")
+    assert ended.started_at is not None
+    assert ended.ended_at is not None
+    assert running.started_at == ended.started_at <= ended.ended_at

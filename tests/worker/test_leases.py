@@ -1,0 +1,240 @@
+"""What an agent sees of its engines, and how soon the registry knows it: real engines, the real API, the real Postgres."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from api.server import ApiServer
+from loradock.core.errors import LoradockError
+from loradock.engines import VllmEngine
+from loradock.registry import engines as registered
+from loradock.registry.database import Database
+from loradock.registry.views import EngineView
+from tests.activities.conftest import ENGINE_TOKEN, Running
+from tests.registry.world import World
+from tests.worker.conftest import AGENT_TOKEN
+from tests.worker.processes import EngineProcess
+from worker import leases
+from worker.control_plane import ControlPlane
+from worker.leases import HostIdentity, LeaseKeeper, Superseded
+
+KNOWN_IN_SECONDS = 6.0
+"""The promise is 3 s, and kept by the two times below; the rest is for a machine that does much else."""
+RENEW_SECONDS = 60.0
+"""Far longer: what is known sooner was told at once, and did not wait for the next renewal."""
+
+
+class Seen:
+    """What an agent's neighbours were told of new lives."""
+
+    def __init__(self) -> None:
+        self.lives: list[tuple[str, str]] = []
+
+    async def tell(self, engine: str, incarnation: str) -> None:
+        self.lives.append((engine, incarnation))
+
+
+@asynccontextmanager
+async def keeper_of(
+    api: str,
+    urls: dict[str, str],
+    *,
+    agent: str = "host-1",
+    token: str = AGENT_TOKEN,
+    seen: Seen | None = None,
+) -> AsyncIterator[LeaseKeeper]:
+    async with AsyncExitStack() as stack:
+        engines = {name: VllmEngine(url, SecretStr(ENGINE_TOKEN)) for name, url in urls.items()}
+        for engine in engines.values():
+            stack.push_async_callback(engine.aclose)
+        plane = ControlPlane(api, token, agent)
+        stack.push_async_callback(plane.aclose)
+        yield LeaseKeeper(HostIdentity(agent, "default"), engines, urls, plane, (seen or Seen()).tell)
+
+
+@asynccontextmanager
+async def kept(
+    keeper: LeaseKeeper, renew_seconds: float = RENEW_SECONDS
+) -> AsyncIterator[asyncio.Task[None]]:
+    """The lease is kept until the end of the block."""
+    task = asyncio.create_task(keeper.keep(renew_seconds))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError, Superseded, LoradockError):
+            await task
+
+
+async def view(database: Database, engine: str = "e1") -> EngineView | None:
+    with suppress(LoradockError):
+        async with database.read() as tx:
+            return await registered.get_engine(tx, engine)
+    return None
+
+
+async def is_(database: Database, status: str, engine: str = "e1", seconds: float = 15) -> float:
+    """Wait for a status; how long it took."""
+    began = time.monotonic()
+    async with asyncio.timeout(seconds):
+        while (found := await view(database, engine)) is None or found.status != status:
+            await asyncio.sleep(0.02)
+    return time.monotonic() - began
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[EngineProcess]:
+    engine = EngineProcess(tmp_path)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+def test_a_look_and_its_timeout_are_shorter_than_a_death_may_go_unknown() -> None:
+    assert leases.LOOK_SECONDS + leases.STATE_TIMEOUT_SECONDS < 3
+
+
+async def test_engines_join_with_what_they_are(
+    api: ApiServer, database: Database, engines: dict[str, Running], registry: World
+) -> None:
+    urls = {name: running.url for name, running in engines.items()}
+    async with keeper_of(api.url, urls) as keeper, kept(keeper):
+        await is_(database, "alive", "e1")
+        await is_(database, "alive", "e2")
+    found = await view(database)
+    assert found is not None
+    assert (found.agent, found.pool, found.kind, found.base_model) == (
+        "host-1", "default", "simulated", "tiny-base",
+    )  # fmt: skip
+    assert (found.usable_slots, found.max_lora_rank) == (3, 16)
+    assert found.incarnation == await engines["e1"].life()
+    assert (await registry.actions()).count("engine.joined") == 2
+
+
+async def test_an_engine_that_never_answered_joins_as_unreachable(api: ApiServer, database: Database) -> None:
+    async with keeper_of(api.url, {"e1": "http://127.0.0.1:9"}) as keeper:
+        await keeper.look()
+        await keeper.renew()
+    found = await view(database)
+    assert found is not None
+    assert (found.status, found.incarnation) == ("unreachable", None)
+
+
+async def test_a_killed_engine_is_known_in_time_and_its_next_life_too(
+    api: ApiServer, database: Database, process: EngineProcess, registry: World
+) -> None:
+    seen = Seen()
+    async with keeper_of(api.url, {"e1": process.url}, seen=seen) as keeper, kept(keeper):
+        await is_(database, "alive")
+        before = await view(database)
+        process.kill()
+        assert await is_(database, "unreachable") < KNOWN_IN_SECONDS
+        await asyncio.to_thread(process.child.stop)
+        process.child.start()
+        await asyncio.to_thread(process.child.wait_ready)
+        assert await is_(database, "alive") < KNOWN_IN_SECONDS
+        after = await view(database)
+    assert before is not None
+    assert after is not None
+    assert after.incarnation != before.incarnation
+    assert after.generation == before.generation + 1
+    assert seen.lives == [("e1", before.incarnation), ("e1", after.incarnation)]
+    assert (await registry.actions()).count("engine.restarted") == 1
+
+
+async def test_a_stopped_engine_is_known_in_time_and_comes_back_as_it_was(
+    api: ApiServer, database: Database, process: EngineProcess, engines: dict[str, Running]
+) -> None:
+    seen = Seen()
+    urls = {"e1": process.url, "e2": engines["e2"].url}
+    async with keeper_of(api.url, urls, seen=seen) as keeper, kept(keeper):
+        await is_(database, "alive")
+        before = await view(database)
+        process.pause(paused=True)
+        assert await is_(database, "unreachable") < KNOWN_IN_SECONDS
+        neighbour = await view(database, "e2")
+        process.pause(paused=False)
+        assert await is_(database, "alive") < KNOWN_IN_SECONDS
+        after = await view(database)
+    assert before is not None
+    assert after is not None
+    assert (after.incarnation, after.generation) == (before.incarnation, before.generation)
+    assert neighbour is not None
+    assert neighbour.status == "alive"
+    assert len(seen.lives) == 2
+
+
+async def test_the_newest_process_under_an_agents_id_has_it_and_the_older_one_stops(
+    api: ApiServer, database: Database, engines: dict[str, Running]
+) -> None:
+    urls = {"e1": engines["e1"].url}
+    async with keeper_of(api.url, urls) as older, keeper_of(api.url, urls) as newer:
+        async with kept(older, renew_seconds=0.5) as keeping:
+            await is_(database, "alive")
+            await newer.look()
+            await newer.renew()
+            with pytest.raises(Superseded):
+                async with asyncio.timeout(20):
+                    await keeping
+        await newer.renew()
+
+
+async def test_an_engine_under_another_agents_lease_is_told_once(
+    api: ApiServer, engines: dict[str, Running], caplog: pytest.LogCaptureFixture
+) -> None:
+    urls = {"e1": engines["e1"].url}
+    async with keeper_of(api.url, urls) as owner, keeper_of(api.url, urls, agent="host-2") as other:
+        for keeper in (owner, other):
+            await keeper.look()
+        await owner.renew()
+        with caplog.at_level(logging.WARNING):
+            await other.renew()
+            await other.renew()
+    assert [record.message for record in caplog.records if "host-1" in record.message] == [
+        "the lease does not cover engine e1: engine e1 is under the lease of agent host-1"
+    ]
+
+
+async def test_a_wrong_token_ends_the_agent(api: ApiServer, engines: dict[str, Running]) -> None:
+    async with keeper_of(api.url, {"e1": engines["e1"].url}, token="wrong") as keeper:
+        with pytest.raises(LoradockError) as caught:
+            await asyncio.wait_for(keeper.keep(RENEW_SECONDS), 10)
+    assert caught.value.code == "unauthorized"
+
+
+async def test_an_agent_outlives_an_api_that_is_away(
+    engines: dict[str, Running], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with keeper_of("http://127.0.0.1:9", {"e1": engines["e1"].url}) as keeper:
+        task = asyncio.create_task(keeper.keep(0.05))
+        await asyncio.sleep(0.5)
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert len([record for record in caplog.records if "not renewed" in record.message]) == 1
+
+
+@pytest.mark.parametrize("body", ["<html>", "[]", '{"superseded": "perhaps"}', '"no"'])
+async def test_an_agent_outlives_what_is_not_the_api(engines: dict[str, Running], body: str) -> None:
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            f"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(other, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, keeper_of(url, {"e1": engines["e1"].url}) as keeper:
+        await keeper.look()
+        with pytest.raises(LoradockError) as caught:
+            await keeper.renew()
+    assert caught.value.code == "not_ready"
