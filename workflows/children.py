@@ -87,9 +87,13 @@ async def unload_from_engine(given: UnloadFromEngineInput) -> ChildSteps:
 
 
 def _child_id(given: LoadOnEngineInput | UnloadFromEngineInput, step: str) -> str:
-    """One per operation, step, engine and version; and per run, for a Reset runs its children anew."""
+    """One per operation, step, engine and version, and new when a Reset runs the child anew.
+
+    Not from the run's id: a reset run replays what the earlier one had begun, with the ids that it had then.
+    `workflow.uuid4` does just that: repeated in a replay, another one after the point of the Reset.
+    """
     engine = child_workflow_id(given.run.operation, step, given.target.engine)
-    return f"{engine}/{given.ref.version}/{given.run.run_id[-8:]}"
+    return f"{engine}/{given.ref.version}/{workflow.uuid4().hex[:8]}"
 
 
 def _attributes(given: LoadOnEngineInput | UnloadFromEngineInput, kind: str) -> TypedSearchAttributes:
