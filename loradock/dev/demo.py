@@ -128,7 +128,7 @@ class Demo:
             self._check("poet@1" not in await self._client.resident(first), f"poet@1 is still on {first}")
             cards = await self._client.items("/v1/cards", adapter="poet")
             self._check(not cards, f"poet has cards: {cards}")
-            note(", ".join(sorted(await self._client.resident(first))) + f" on {first}")
+            note(f"{first} holds " + ", ".join(sorted(await self._client.resident(first))))
         async with self._step(f"start {last} again and load greeter there again"):
             await self._stack.supervisor.restart(last)
             await self._until_alive(last)
@@ -154,7 +154,10 @@ class Demo:
             if event["operation"]:
                 links[event["operation"]] = (await self._client.operation(event["operation"]))["temporal_url"]
         self._printer.line()
-        self._say("the same in the Temporal UI (while the stack runs)", style="bold")
+        self._say(
+            "the same in the Temporal UI, which stops with this demo now; `make dev` keeps such a stack up",
+            style="bold",
+        )
         for link in links.values():
             self._printer.line(f"  {link}")
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 import httpx
 
 from loradock.core.errors import LoradockError
+from loradock.dev.child import describe_exit
 from loradock.dev.dev_file import DevInfo
 from loradock.dev.engines import EngineStarter, Fleet
 from loradock.dev.files import read_or_create_secret, temporary_folder
@@ -85,8 +86,12 @@ class Stack:
         ports = self._clean_start()
         try:
             self._info = await self._start_parts(ports)
-        except* LoradockError as group:
-            raise _first(group) from None
+        except BaseExceptionGroup as group:
+            # Not `except*`: what that raises is wrapped into a group again.
+            known = group.subgroup(LoradockError)
+            if known is None:
+                raise
+            raise _first(known) from None
         finally:
             ports.release()
         ports.save()
@@ -224,12 +229,23 @@ class Stack:
         ends = time.monotonic() + _ALIVE_TIMEOUT
         async with httpx.AsyncClient(base_url=info.api, headers=headers, timeout=5.0) as client:
             while not wanted <= (alive := await _alive_engines(client)):
+                self._check_running()
                 if time.monotonic() > ends:
                     missing = ", ".join(sorted(wanted - alive))
                     raise LoradockError(
                         "stack_failed", f"the API does not see these engines alive: {missing}"
                     )
                 await asyncio.sleep(0.1)
+
+    def _check_running(self) -> None:
+        """See that no part has ended meanwhile.
+
+        Raises:
+            LoradockError: `stack_failed`, with the part's last log lines.
+        """
+        for child in map(self.supervisor.child, self.supervisor.names):
+            if not child.running:
+                raise child.failure(f"ended with {describe_exit(child.returncode)}")
 
 
 async def _start_engines(starter: EngineStarter, fleet: asyncio.Task[Fleet]) -> None:

@@ -71,21 +71,24 @@ def vllm_spec(environment: EngineEnvironment, options: VllmOptions) -> ChildSpec
 
 
 def extension_folder(state: Path) -> Path:
-    """A folder whose only content is our extension, to be put on the engine's import path.
+    """A folder with our extension and `engine_site.py` alone, to be put on the engine's import path.
 
     Never the folder that the extension is installed in: that could be the service's whole environment.
 
     Raises:
         LoradockError: `stack_failed` when the extension is not installed beside the service.
     """
-    package = _extension_package()
     folder = state / "extension"
     folder.mkdir(parents=True, exist_ok=True)
-    link = folder / EXTENSION
-    if not link.is_symlink() or link.readlink() != package:
-        link.unlink(missing_ok=True)
-        link.symlink_to(package, target_is_directory=True)
+    _link(folder / EXTENSION, _extension_package())
+    _link(folder / "sitecustomize.py", Path(__file__).with_name("engine_site.py").resolve())
     return folder
+
+
+def _link(link: Path, target: Path) -> None:
+    if not link.is_symlink() or link.readlink() != target:
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
 
 
 def _extension_package() -> Path:
