@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ from loradock.artifacts.disk import (
     try_file_lock,
     write_durably,
 )
-from loradock.artifacts.inspection import inspect_folder, read_config
+from loradock.artifacts.inspection import inspect_folder, inspect_weights, read_config
 from loradock.artifacts.manifest import (
     CONFIG_FILE,
     Selection,
@@ -32,6 +32,7 @@ from loradock.artifacts.paths import digest_folder
 from loradock.artifacts.protocol import NoProgress, Progress, Source, SourceFile
 from loradock.artifacts.transfer import download, hash_file
 from loradock.core.errors import LoradockError
+from loradock.core.inspection import InspectionReport
 from loradock.core.models import AdapterTraits, Manifest, ManifestFile
 
 _MANIFEST: Final = ".manifest.json"
@@ -44,11 +45,13 @@ class Staged:
 
     Attributes:
         path: the folder with the manifest's files and nothing else.
+        report: what the full inspection found; None for a copy that was found again, which was inspected when it was made.
     """
 
     path: Path
     manifest: Manifest
     traits: AdapterTraits
+    report: InspectionReport | None = field(default=None, compare=False, repr=False)
 
 
 class Staging:
@@ -66,19 +69,20 @@ class Staging:
         self._max_bytes = max_bytes
 
     def stage(self, uri: str, progress: Progress | None = None) -> Staged:
-        """Copy a source, hash and inspect it. The config is judged before the weights are read.
+        """Copy a source, hash and inspect it. The config is judged before the weights are read, and the weights are
+        scanned in our own copy, which nobody changes meanwhile.
 
         Raises:
             LoradockError: what the source raises; `config_missing`, `weights_missing`, `pickle_refused`,
-                `config_invalid`, `weights_corrupt`, `adapter_not_supported`, `source_too_large`, `disk_full`,
-                `disk_error`.
+                `config_invalid`, `weights_corrupt`, `weights_not_finite`, `adapter_not_supported`,
+                `source_too_large`, `disk_full`, `disk_error`.
         """
         told = progress or NoProgress()
         selection = select_files(self._source.list(uri), max_bytes=self._max_bytes)
         with disk_errors("staging"), temporary_folder(self._root) as temporary:
             manifest = self._fetch_all(uri, selection, temporary, told)
-            traits = inspect_folder(temporary).traits
-            return Staged(self._keep(temporary, manifest, told), manifest, traits)
+            inspected = inspect_weights(temporary, told)
+            return Staged(self._keep(temporary, manifest, told), manifest, inspected.traits, inspected.report)
 
     @contextmanager
     def hold(self, digest: str) -> Iterator[Staged]:

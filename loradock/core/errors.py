@@ -96,6 +96,7 @@ CATALOG: Final[dict[str, ErrorSpec]] = {
     "config_invalid": _caller(422, "adapter_config.json is not a PEFT LoRA config that can be served.", "The message names the field; save the adapter again with PEFT."),
     "pickle_refused": _caller(422, "The weights are a pickle (.bin, .pt): they can run code when opened.", "Convert them to safetensors and publish again."),
     "weights_corrupt": _caller(422, "The safetensors file is cut or damaged.", "Copy it again from where it was made; its size must fit its header."),
+    "weights_not_finite": _caller(422, "The weights hold NaN or infinity, which would spoil other requests' answers too.", "The message names the tensor and the index; publish a checkpoint from before the training went wrong."),
     "adapter_not_supported": _caller(422, "The adapter uses something that the engine cannot serve.", "The message names it (for instance DoRA or modules_to_save); train without it."),
     "digest_mismatch": _caller(422, "The artifact's digest is not the expected one.", "Check which weights you meant; nothing was published."),
     "artifact_missing": _caller(422, "The artifact is not in the object store.", "Publish the version again: its bytes are restored under the same digest."),
