@@ -56,9 +56,9 @@ def sync_tree(path: Path) -> None:
 
 
 def create_file(path: Path) -> int:
-    """Open a new file for writing, making its folders; the descriptor is the caller's to close."""
+    """Open a new file to write and read back, making its folders; the descriptor is the caller's to close."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
 
 
 def open_plain(path: Path) -> BinaryIO:

@@ -89,13 +89,20 @@ class ArtifactStore:
         """
         return parse_manifest(self._read(_manifest_key(digest), MAX_MANIFEST_BYTES), digest=digest)
 
-    def fetch_file(self, digest: str, path: str) -> AbstractContextManager[Reader]:
-        """Read one file of an artifact; the caller compares size and hash with the manifest's.
+    def fetch_file(
+        self, digest: str, path: str, *, start: int = 0, length: int | None = None
+    ) -> AbstractContextManager[Reader]:
+        """Read one file of an artifact, or a range of it; the caller compares size and hash with the manifest's.
 
         Raises:
             LoradockError: `artifact_missing`, `store_unavailable`, `store_denied`; while reading too.
         """
-        return self._objects.open(_file_key(digest, path))
+        return self._objects.open(_file_key(digest, path), start=start, length=length)
+
+    def local_file(self, digest: str, path: str) -> Path | None:
+        """Where one file of an artifact lies on this machine's disk, None when the store is elsewhere."""
+        locate = getattr(self._objects, "local_path", None)
+        return None if locate is None else locate(_file_key(digest, path))
 
     def publish_pointer(self, adapter: str, version: int, digest: str) -> bool:
         """Say for ever which artifact a version is.
