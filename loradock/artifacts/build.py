@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from loradock.artifacts.cache import HostCache
-from loradock.artifacts.protocol import ObjectStore, Source
+from loradock.artifacts.protocol import ObjectStore
 from loradock.artifacts.s3 import s3_client
 from loradock.artifacts.sources.address import bucket_folder, file_path, parse_address
-from loradock.artifacts.sources.file import FileSource
+from loradock.artifacts.sources.build import build_sources, chosen_region
 from loradock.artifacts.sources.registry import SourceSet
-from loradock.artifacts.sources.s3 import S3Source
 from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.artifacts.stores.folder import FolderStore
@@ -23,12 +22,7 @@ def open_sources(settings: Settings) -> SourceSet:
     Raises:
         LoradockError: `setting_invalid`.
     """
-    client = s3_client(endpoint=settings.source_endpoint, region=settings.object_store_region)
-    sources: dict[str, Source] = {
-        "file": FileSource(settings.file_roots, max_files=settings.source_max_files),
-        "s3": S3Source(client, settings.source_buckets, max_files=settings.source_max_files),
-    }
-    return SourceSet(sources)
+    return build_sources(settings)
 
 
 def open_objects(settings: Settings) -> ObjectStore:
@@ -44,7 +38,12 @@ def open_objects(settings: Settings) -> ObjectStore:
             return FolderStore(Path(file_path(address)))
         if scheme == "s3":
             bucket, prefix = bucket_folder(address)
-            client = s3_client(endpoint=settings.object_store_endpoint, region=settings.object_store_region)
+            client = s3_client(
+                endpoint=settings.object_store_endpoint,
+                region=chosen_region(settings),
+                path_style=settings.s3_path_style,
+                allow_http=settings.s3_allow_http,
+            )
             return S3Store(client, bucket, prefix)
     except LoradockError as error:
         raise LoradockError("setting_invalid", f"LORADOCK_OBJECT_STORE: {error.message}") from None
@@ -66,7 +65,12 @@ def open_staging(settings: Settings) -> Staging:
     Raises:
         LoradockError: `setting_invalid`.
     """
-    return Staging(settings.staging_dir, open_sources(settings), max_bytes=settings.source_max_bytes)
+    return Staging(
+        settings.staging_dir,
+        open_sources(settings),
+        max_bytes=settings.source_max_bytes,
+        max_seconds=settings.source_max_seconds,
+    )
 
 
 def open_cache(settings: Settings) -> HostCache:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from loradock.artifacts.deadline import Deadline
 from loradock.artifacts.disk import (
     disk_errors,
     file_lock,
@@ -29,7 +30,7 @@ from loradock.artifacts.manifest import (
     select_files,
 )
 from loradock.artifacts.paths import digest_folder
-from loradock.artifacts.protocol import NoProgress, Progress, Source, SourceFile
+from loradock.artifacts.protocol import KeepsCopies, NoProgress, Progress, Source, SourceFile
 from loradock.artifacts.transfer import download, hash_file
 from loradock.core.errors import LoradockError
 from loradock.core.inspection import InspectionReport
@@ -61,12 +62,14 @@ class Staging:
         root: made when missing.
         source: where addresses are read from, e.g. a `SourceSet`.
         max_bytes: most bytes of one artifact.
+        max_seconds: the longest that one source may take.
     """
 
-    def __init__(self, root: Path, source: Source, *, max_bytes: int) -> None:
+    def __init__(self, root: Path, source: Source, *, max_bytes: int, max_seconds: float = 3600.0) -> None:
         self._root = root
         self._source = source
         self._max_bytes = max_bytes
+        self._max_seconds = max_seconds
 
     def stage(self, uri: str, progress: Progress | None = None) -> Staged:
         """Copy a source, hash and inspect it. The config is judged before the weights are read, and the weights are
@@ -75,12 +78,17 @@ class Staging:
         Raises:
             LoradockError: what the source raises; `config_missing`, `weights_missing`, `pickle_refused`,
                 `config_invalid`, `weights_corrupt`, `weights_not_finite`, `adapter_not_supported`,
-                `source_too_large`, `disk_full`, `disk_error`.
+                `source_too_large`, `source_timeout`, `disk_full`, `disk_error`.
         """
         told = progress or NoProgress()
-        selection = select_files(self._source.list(uri), max_bytes=self._max_bytes)
+        limited = Deadline(told, self._max_seconds)
         with disk_errors("staging"), temporary_folder(self._root) as temporary:
-            manifest = self._fetch_all(uri, selection, temporary, told)
+            try:
+                selection = select_files(self._source.list(uri, limited), max_bytes=self._max_bytes)
+                manifest = self._fetch_all(uri, selection, temporary, limited)
+            finally:
+                if isinstance(self._source, KeepsCopies):
+                    self._source.forget(uri)
             inspected = inspect_weights(temporary, told)
             return Staged(self._keep(temporary, manifest, told), manifest, inspected.traits, inspected.report)
 
@@ -139,7 +147,7 @@ class Staging:
         return build_manifest(files, selection.left_out)
 
     def _fetch(self, uri: str, file: SourceFile, folder: Path, progress: Progress) -> ManifestFile:
-        with self._source.fetch(uri, file) as reader:
+        with self._source.fetch(uri, file, progress) as reader:
             copied = download(reader, folder / file.path, progress, limit=file.size)
         if copied.size != file.size:
             raise LoradockError("source_changed", f"{file.path!r} has another size than a moment ago")

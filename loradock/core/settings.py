@@ -4,13 +4,15 @@
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from loradock.core.errors import LoradockError
+from loradock.core.uris import SCHEMES
 
 
 def _cache_home() -> Path:
@@ -29,7 +31,18 @@ class Settings(BaseSettings):
         api_tokens: further tokens by actor name, as JSON: `{"alice": "…"}`.
         agent_token: what host agents show to the API.
         file_roots: folders below which `file://` sources may lie; none means no `file://` at all.
-        source_buckets: buckets that `s3://` sources may name; `*` is any.
+        source_schemes: what sources may begin with; an installed source of one's own counts only when it is named here.
+        source_buckets: `bucket` or `bucket/prefix` that `s3://` sources may name; `*` is any.
+        source_hosts: `host[:port]`, with a path below it or without, that `https://` sources may name.
+        source_private_hosts: those of them that may have private addresses.
+        source_repositories: `org` or `org/name` that `hf://` sources may name; `*` is any.
+        source_credentials: place to secret name (docs/sources.md), as JSON; never a secret itself.
+        source_ca_file: certificates (PEM) that `https://` sources are verified by, in place of the system's.
+        source_max_seconds: the longest that reading one source may take.
+        source_stall_seconds: a source that brings (nearly) nothing for so long has broken off; it is tried again.
+        s3_allow_http: plain http to an S3 on another machine; `AWS_ALLOW_HTTP` counts when it is not set.
+        s3_path_style: buckets in the path; without it whenever an endpoint is given.
+        lora_enabled: for `get_lora_manager`; `DYN_LORA_ENABLED` counts when it is not set.
         engine_token: the bearer token of the engines' extension.
         engine_api_key: vLLM's own `--api-key`, for warm-up prompts.
         agent_lease_seconds: how long an engine counts as alive after its agent's last word.
@@ -53,6 +66,8 @@ class Settings(BaseSettings):
     object_store: str | None = None
     object_store_endpoint: str | None = None
     object_store_region: str = "us-east-1"
+    s3_allow_http: bool | None = None
+    s3_path_style: bool | None = None
 
     api_url: str = "http://127.0.0.1:8400"
     api_token: SecretStr | None = None
@@ -61,11 +76,22 @@ class Settings(BaseSettings):
 
     file_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     source_buckets: Annotated[tuple[str, ...], NoDecode] = ()
+    source_schemes: Annotated[tuple[str, ...], NoDecode] = SCHEMES
+    source_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    source_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    source_repositories: Annotated[tuple[str, ...], NoDecode] = ()
+    source_credentials: dict[str, str] = Field(default_factory=dict, repr=False)
+    source_ca_file: Path | None = None
     source_endpoint: str | None = None
+    source_region: str | None = None
+    source_max_seconds: float = Field(default=3600.0, gt=0)
+    source_stall_seconds: float = Field(default=20.0, gt=0)
     source_max_bytes: int = Field(default=16 * 1024**3, ge=1)
     source_max_files: int = Field(default=1000, ge=1)
     staging_dir: Path = Field(default_factory=lambda: _cache_home() / "staging")
     cache_dir: Path = Field(default_factory=lambda: _cache_home() / "adapters")
+
+    lora_enabled: bool | None = None
 
     agent_id: str | None = None
     pool: str = "default"
@@ -84,7 +110,14 @@ class Settings(BaseSettings):
             return tuple(Path(part) for part in value.split(os.pathsep) if part)
         return value
 
-    @field_validator("source_buckets", mode="before")
+    @field_validator(
+        "source_buckets",
+        "source_schemes",
+        "source_hosts",
+        "source_private_hosts",
+        "source_repositories",
+        mode="before",
+    )
     @classmethod
     def _split_words(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -147,3 +180,6 @@ def load_settings(**overrides: Any) -> Settings:
             for part in error.errors(include_input=False)
         )
         raise LoradockError("setting_invalid", names) from None
+    except SettingsError as error:  # JSON that is none; its cause holds the text
+        names = ", ".join(f"LORADOCK_{name.upper()}" for name in re.findall(r'field "(\w+)"', str(error)))
+        raise LoradockError("setting_invalid", f"{names or 'a setting'}: it is not JSON") from None
