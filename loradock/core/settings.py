@@ -180,6 +180,8 @@ def load_settings(**overrides: Any) -> Settings:
             for part in error.errors(include_input=False)
         )
         raise LoradockError("setting_invalid", names) from None
-    except SettingsError as error:  # JSON that is none; its cause holds the text
-        names = ", ".join(f"LORADOCK_{name.upper()}" for name in re.findall(r'field "(\w+)"', str(error)))
-        raise LoradockError("setting_invalid", f"{names or 'a setting'}: it is not JSON") from None
+    except SettingsError as error:
+        # Its text and its cause may hold the value: only the field's name is told.
+        field = re.search(r'field "(\w+)"', str(error))
+        name = f"LORADOCK_{field[1].upper()}" if field else "a setting"
+        raise LoradockError("setting_invalid", f"{name}: it is not the JSON that it should be") from None

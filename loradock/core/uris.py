@@ -4,7 +4,7 @@ import re
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Final, NamedTuple
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from loradock.core.errors import LoradockError
 
@@ -16,23 +16,21 @@ SCHEMES: Final = ("file", "s3", "hf", "https")
 SOURCE_ENTRY_POINTS: Final = "loradock.sources"
 """The entry point group whose names are further schemes (docs/sources.md)."""
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-_HOST = re.compile(
-    r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}))(?::(?P<port>[0-9]{1,5}))?"
-)
-_CUSTOM_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029\ud800-\udfff\\]")
+_CUSTOM_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9.-]{0,252})(?::(?P<port>[0-9]{1,5}))?")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 class SourceUri(NamedTuple):
     """An address of a folder of weights, taken apart.
 
     Attributes:
-        scheme: `file`, `s3`, `hf`, `https` or one of an installed entry point.
-        bucket: for `s3`; the host, with its port if one is given, for `https`; the organisation for `hf`; else empty.
+        scheme: `file`, `s3`, `hf`, `https` or that of an installed entry point.
+        bucket: for `s3`; the host, with its port if one is given, for `https`; the organisation for `hf`; else what
+            stands there.
         path: absolute and percent-decoded for `file`; the key's prefix, as it stands, for `s3`;
             `name[@revision][/folder]` for `hf`; as it stands for the others.
     """
@@ -53,22 +51,23 @@ def parse_source_uri(uri: str) -> SourceUri:
     """
     if not uri or len(uri) > MAX_URI:
         raise _invalid(f"an address has 1 to {MAX_URI} characters")
-    if _UNPRINTABLE.search(uri):
-        raise _invalid("spaces, control characters and backslashes must be percent-encoded")
-    if not _SCHEME.match(uri):
+    if not uri.isprintable():
+        raise _invalid("an address has printable characters only")
+    scheme, colon, rest = uri.partition(":")
+    if not colon or not _SCHEME.fullmatch(scheme):
         raise _invalid("an address begins with its scheme; a folder on disk is file:///folder")
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        raise _invalid("it cannot be read as an address") from None
-    if parts.scheme not in SCHEMES and parts.scheme not in installed_schemes():
-        raise LoradockError("unsupported_scheme", f"scheme {parts.scheme[:40]!r} is not supported")
-    if "@" in parts.netloc:
+    scheme = scheme.lower()
+    if scheme not in SCHEMES and scheme not in installed_schemes():
+        raise LoradockError("unsupported_scheme", f"scheme {scheme!r} is not supported")
+    if not rest.startswith("//"):
+        raise _invalid("two slashes follow the scheme: file:///folder, s3://bucket/prefix")
+    place, _, path = rest[2:].partition("/")
+    if "@" in place:
         raise _invalid("credentials do not belong into an address")
     if "?" in uri or "#" in uri:
-        raise _invalid("an address has no query and no fragment; percent-encode '?' and '#' in a path")
+        raise _invalid("an address has no query and no fragment")
     forms = {"file": _file, "s3": _s3, "hf": _hub, "https": _https}
-    return forms.get(parts.scheme, _custom)(parts)
+    return forms[scheme](place, path) if scheme in forms else _custom(scheme, place, path)
 
 
 @cache
@@ -93,69 +92,68 @@ def check_source_uri(uri: str) -> str:
     return uri
 
 
-def _file(parts: SplitResult) -> SourceUri:
-    if parts.netloc not in ("", "localhost"):
+def _file(place: str, encoded: str) -> SourceUri:
+    if place:
         raise _invalid("a file address has three slashes: file:///folder")
-    path = unquote(parts.path, errors="surrogateescape")
-    if not path.startswith("/") or path.strip("/") == "":
-        raise _invalid("a file address names an absolute folder")
-    if _has_control(path) or ".." in path.split("/"):
-        raise _invalid("a path has no '..' and no control characters, encoded ones neither")
-    return SourceUri("file", "", path)
+    path = _decoded(encoded)
+    if not path.strip("/"):
+        raise _invalid("a file address names a folder")
+    if ".." in path.split("/"):
+        raise _invalid("a path has no '..'")
+    return SourceUri("file", "", f"/{path}")
 
 
-def _s3(parts: SplitResult) -> SourceUri:
-    if not _BUCKET.fullmatch(parts.netloc):
+def _s3(place: str, prefix: str) -> SourceUri:
+    if not _BUCKET.fullmatch(place):
         raise _invalid("an S3 address names a bucket: s3://bucket/prefix")
-    prefix = parts.path.strip("/")
-    if not prefix or any(part in ("", ".", "..") for part in prefix.split("/")):
-        raise _invalid("an S3 address names a prefix in the bucket, without empty parts, '.' and '..'")
-    return SourceUri("s3", parts.netloc, prefix)
+    path = prefix.strip("/")
+    if path and any(part in ("", ".", "..") for part in path.split("/")):
+        raise _invalid("an S3 prefix has no empty part, no '.' and no '..'")
+    return SourceUri("s3", place, path)
 
 
-def _hub(parts: SplitResult) -> SourceUri:
-    name, *folder = parts.path.strip("/").split("/")
-    name, marked, revision = name.partition("@")
-    if not _HUB_NAME.fullmatch(parts.netloc) or not _HUB_NAME.fullmatch(name) or (marked and not revision):
+def _hub(organisation: str, path: str) -> SourceUri:
+    named, *folder = path.strip("/").split("/")
+    name, marked, revision = named.partition("@")
+    if not _HUB_NAME.fullmatch(organisation) or not _HUB_NAME.fullmatch(name) or (marked and not revision):
         raise _invalid("a hub address names a repository: hf://org/name[@revision][/folder]")
-    if _BAD_ESCAPE.search(revision) or ".." in unquote(revision) or _has_control(unquote(revision)):
-        raise _invalid(
-            "a revision has no '..', no control characters and no broken escapes; '/' in it is %2F"
-        )
+    if ".." in _decoded(revision).split("/"):
+        raise _invalid("a revision has no '..'; a '/' in it is %2F")
     if any(part in ("", ".", "..") for part in folder):
-        raise _invalid("a folder in a repository has no empty parts, '.' and '..'")
-    return SourceUri("hf", parts.netloc, parts.path.strip("/"))
+        raise _invalid("a folder in a repository has no empty part, no '.' and no '..'")
+    return SourceUri("hf", organisation, path.strip("/"))
 
 
-def _https(parts: SplitResult) -> SourceUri:
-    match = _HOST.fullmatch(parts.netloc)
+def _https(host: str, path: str) -> SourceUri:
+    match = _HOST.fullmatch(host)
     if not match or int(match["port"] or 443) not in range(1, 65536):
         raise _invalid("a web address names a host: https://host/folder/ or https://host/adapter.tar.zst")
-    path = unquote(parts.path, errors="surrogateescape")
-    if _BAD_ESCAPE.search(parts.path) or not parts.path.isascii():
-        raise _invalid("a web address is ASCII; everything else is percent-encoded")
-    if not path.strip("/") or _has_control(path) or any(part in (".", "..") for part in path.split("/")):
-        raise _invalid("a web address names a path, without '.', '..' and control characters")
-    return SourceUri("https", parts.netloc, parts.path)
+    decoded = _decoded(path)
+    if not path.isascii() or " " in path:
+        raise _invalid("a web address is ASCII without spaces; everything else is percent-encoded")
+    if not decoded.strip("/") or any(part in (".", "..") for part in decoded.split("/")):
+        raise _invalid("a web address names a path, without '.' and '..'")
+    return SourceUri("https", host, f"/{path}")
 
 
-def _custom(parts: SplitResult) -> SourceUri:
-    if not (parts.netloc + parts.path).strip("/"):
+def _custom(scheme: str, place: str, path: str) -> SourceUri:
+    if not f"{place}{path}".strip("/"):
         raise _invalid("the address names nothing")
-    if any(part in (".", "..") for part in unquote(parts.path).split("/")):
+    if any(part in (".", "..") for part in _decoded(path).split("/")):
         raise _invalid("a path has no '.' and no '..'")
-    return SourceUri(parts.scheme, parts.netloc, parts.path)
+    return SourceUri(scheme, place, path)
 
 
-def _has_control(text: str) -> bool:
-    return any(
-        ord(character) < 0x20 or 0x7F <= ord(character) <= 0x9F or _is_surrogate(character)
-        for character in text
-    )
-
-
-def _is_surrogate(character: str) -> bool:
-    return 0xD800 <= ord(character) <= 0xDFFF
+def _decoded(encoded: str) -> str:
+    if _BAD_ESCAPE.search(encoded):
+        raise _invalid("a percent-escape is broken")
+    try:
+        path = unquote_to_bytes(encoded).decode()
+    except UnicodeDecodeError:
+        raise _invalid("a path is UTF-8 when it is decoded") from None
+    if not path.isprintable():
+        raise _invalid("a path has printable characters only, encoded ones too")
+    return path
 
 
 def _invalid(reason: str) -> LoradockError:
