@@ -44,7 +44,7 @@ class ArtifactActivities:
                 "digest_mismatch", f"{given.expect_digest} was expected, the source is {digest}"
             )
         step = clock.succeeded(bytes=staged.manifest.total_size, files=len(staged.manifest.files))
-        return StagedArtifact(manifest=staged.manifest, traits=staged.traits, step=step)
+        return StagedArtifact(manifest=staged.manifest, traits=staged.traits, report=staged.report, step=step)
 
     @activity.defn(name=UPLOAD_ARTIFACT.name, no_thread_cancel_exception=True)
     def upload(self, given: UploadInput) -> UploadedArtifact:

@@ -11,6 +11,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from loradock import __version__
+from loradock.core.base_config import BaseConfig
 from loradock.core.errors import LoradockError
 from loradock.core.requests import EngineReport, LeaseRenewal
 from loradock.engines.protocol import Engine, EngineState
@@ -152,6 +153,7 @@ class LeaseKeeper:
             max_lora_rank=state.max_lora_rank,
             resident=tuple(adapter.served_name for adapter in state.adapters if adapter.resident),
             limitations=state.limitations,
+            base_config=None if state.base_config is None else BaseConfig.of(state.base_config),
         )
 
     def _unreachable(self, name: str, before: EngineReport | None) -> EngineReport:

@@ -80,6 +80,7 @@ class PublishVersion:
             labels=self._request.labels,
             manifest=staged.manifest,
             traits=staged.traits,
+            report=staged.report,
             steps=self._operation.steps,
         )
         failed = FailVersionInput(run=self._operation.run, adapter=self._request.adapter)

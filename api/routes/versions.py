@@ -14,7 +14,7 @@ from api.submission import submit_publish
 from api.text import Storable
 from api.waiting import WaitFor, wait_for_end
 from loradock.registry import versions
-from loradock.registry.views import Page, VersionView
+from loradock.registry.views import Page, VersionDetail, VersionView
 
 router = APIRouter(
     prefix="/v1/adapters/{name:path}/versions", tags=["versions"], dependencies=[OPERATOR_TOKEN]
@@ -70,7 +70,7 @@ async def get_version(
     name: AdapterPath,
     version: Annotated[PathVersion, Path(description="The version's number.", examples=[1])],
     parts: Parts,
-) -> VersionView:
-    """One version, with its manifest and what inspection found."""
+) -> VersionDetail:
+    """One version, with its manifest and the report of its inspection."""
     async with parts.database.read() as reader:
         return await versions.get_version(reader, name, version)

@@ -19,6 +19,15 @@ class Verdict(StrEnum):
     NOT_SERVABLE = "not_servable"
 
 
+class BaseOrigin(StrEnum):
+    """Who told a base model's config."""
+
+    REGISTERED = "registered"
+    """A person, by its `config.json`."""
+    ENGINE = "engine"
+    """An engine that runs it."""
+
+
 class EngineNeed(Model):
     """A property that an engine must have.
 

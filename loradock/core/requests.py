@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, model_validator
 
+from loradock.core.base_config import BaseConfig
 from loradock.core.models import Digest, Model, VersionRef
 from loradock.core.names import AdapterName, SimpleName
 
@@ -136,6 +137,7 @@ class EngineReport(Model):
         usable_slots: how many adapters may be resident at once.
         resident: served names that the engine holds.
         limitations: promises that this engine cannot keep, one sentence each.
+        base_config: the measures of its base model, where the engine tells them.
     """
 
     engine: SimpleName
@@ -155,6 +157,7 @@ class EngineReport(Model):
     limitations: tuple[Annotated[str, StringConstraints(max_length=500)], ...] = Field(
         default=(), max_length=50
     )
+    base_config: BaseConfig | None = None
 
     @model_validator(mode="after")
     def _reachable_means_known(self) -> "EngineReport":

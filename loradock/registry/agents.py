@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from loradock.core.models import CardState, EngineStatus
 from loradock.core.requests import EngineReport, LeaseRenewal
-from loradock.registry import cards
+from loradock.registry import base_models, cards
 from loradock.registry.audit import SYSTEM_ACTOR
 from loradock.registry.database import Transaction
 from loradock.registry.engines import lease_holds
@@ -144,6 +144,7 @@ class _EngineRenewal:
         if not same_life:
             await self._new_life()
         row.status = EngineStatus.ALIVE
+        await self._note_base()
         self._note_facts()
         if came_back and known and same_life:
             self._audit("engine.recovered")
@@ -177,6 +178,17 @@ class _EngineRenewal:
         )
         for adapter, version in found.all():
             self._audit("card.recovered", adapter=adapter, version=version)
+
+    async def _note_base(self) -> None:
+        """Keep what the engine says of its base model; the first to say something of a name registers it."""
+        measures, name = self._report.base_config, self._report.base_model
+        told = None if measures is None else measures.model_dump(mode="json", exclude={"fingerprint"})
+        if (self._row.base_config, self._row.base_model) == (told, name):
+            return
+        self._row.base_config = told
+        if measures is not None and name is not None:
+            actor = _actor(self._renewal)
+            await base_models.see(self._tx, name, measures, engine=self._row.id, actor=actor)
 
     def _note_facts(self) -> None:
         report = self._report

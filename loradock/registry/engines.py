@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from sqlalchemy import ColumnElement, func, select
 
+from loradock.core.base_config import BaseConfig
 from loradock.core.errors import LoradockError
 from loradock.core.models import EngineStatus
 from loradock.registry.database import Reader, Transaction
@@ -134,6 +135,7 @@ def _view(row: EngineRow, lease: bool) -> EngineView:
         max_lora_rank=row.max_lora_rank,
         resident=tuple(row.resident),
         limitations=tuple(row.limitations),
+        base_config=None if row.base_config is None else BaseConfig.model_validate(row.base_config),
         lease_until=row.lease_until,
         joined_at=row.joined_at,
         seen_at=row.seen_at,

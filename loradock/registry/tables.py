@@ -22,6 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from loradock.core.inspection import BaseOrigin
 from loradock.core.models import (
     ACTIVE_STATES,
     CardState,
@@ -113,9 +114,26 @@ class VersionRow(Base):
     artifact_uri: Mapped[str | None]
     labels: Mapped[dict[str, str]]
     failure: Mapped[Json | None]
+    report: Mapped[Json | None] = mapped_column(deferred=True)
     operation: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     created_by: Mapped[str]
+
+
+class BaseModelRow(Base):
+    """What is known of a base model: its `config.json`, or the measures that an engine told."""
+
+    __tablename__ = "base_models"
+    __table_args__ = (_one_of("origin", BaseOrigin),)
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    config: Mapped[Json]
+    fingerprint: Mapped[str]
+    origin: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_by: Mapped[str]
+    updated_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    updated_by: Mapped[str]
 
 
 class AliasRow(Base):
@@ -177,6 +195,7 @@ class EngineRow(Base):
     max_lora_rank: Mapped[int] = mapped_column(server_default=text("0"))
     resident: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
     limitations: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    base_config: Mapped[Json | None]
     lease_until: Mapped[datetime]
     joined_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     seen_at: Mapped[datetime | None]

@@ -217,6 +217,7 @@ def test_memory_stays_bounded_whatever_the_size(path: Path, peak_of: Callable[[s
 @pytest.fixture
 def peak_of() -> Callable[[str], int]:
     """The most resident memory (bytes) of a process that runs some code."""
+
     def run(code: str) -> int:
         tell = "import resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
         done = subprocess.run(
