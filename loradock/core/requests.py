@@ -166,6 +166,24 @@ class EngineReport(Model):
         return self
 
 
+class CacheReport(Model):
+    """A host's cache in numbers, as its agent tells it.
+
+    Attributes:
+        leased: adapters that an engine or a hand relies on.
+        hits: uses that fetched nothing, since the cache was made.
+        evicted: adapters that had to go, since the cache was made.
+        free_bytes: of its disk.
+    """
+
+    bytes: int = Field(ge=0)
+    adapters: int = Field(ge=0)
+    leased: int = Field(ge=0)
+    hits: int = Field(ge=0)
+    evicted: int = Field(ge=0)
+    free_bytes: int = Field(ge=0)
+
+
 class LeaseRenewal(Model):
     """One call of an agent for all its engines.
 
@@ -180,6 +198,7 @@ class LeaseRenewal(Model):
     agent_version: Annotated[str, StringConstraints(max_length=40)]
     engines: tuple[EngineReport, ...] = Field(min_length=1, max_length=1000)
     labels: Labels = Field(default_factory=dict)
+    cache: CacheReport | None = None
 
 
 class OperationResult(Model):

@@ -31,6 +31,8 @@ async def renew_lease(tx: Transaction, renewal: LeaseRenewal, lease_seconds: flo
     lease_until = now + timedelta(seconds=lease_seconds)
     _renew_agent(tx, agent, renewal)
     agent.lease_until, agent.renewed_at = lease_until, now
+    if renewal.cache is not None:
+        _set(agent, cache=renewal.cache.model_dump(mode="json"))
     reports = {report.engine: report for report in renewal.engines}
     granted: dict[str, int] = {}
     refused: dict[str, str] = {}

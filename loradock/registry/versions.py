@@ -17,7 +17,7 @@ from loradock.core.models import (
     VersionState,
 )
 from loradock.core.requests import ReservedVersion
-from loradock.registry import adapter_rows, base_models
+from loradock.registry import adapter_rows, base_models, tombstones
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.operations import about
 from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
@@ -52,6 +52,7 @@ async def reserve(
     """
     operation = await claim_active(tx, run, forward=True)
     owner = await adapter_rows.lock(tx, adapter)
+    await tombstones.lift(tx, manifest.digest)
     owner.base_model = await _base_model(tx, owner, base_model)
     checked = await _compared(tx, report, owner.base_model)
     known = select(VersionRow).filter_by(adapter=adapter, digest=manifest.digest)
@@ -127,7 +128,7 @@ def _revive(row: VersionRow, facts: dict[str, Any]) -> VersionRow:
     for name, value in facts.items():
         setattr(row, name, value)
     row.state = VersionState.PUBLISHING
-    row.failure = None
+    row.failure = row.retired_at = row.retired_by = None
     return row
 
 
@@ -283,4 +284,6 @@ def _view(row: VersionRow) -> VersionView:
         operation=row.operation,
         created_at=row.created_at,
         created_by=row.created_by,
+        retired_at=row.retired_at,
+        retired_by=row.retired_by,
     )

@@ -19,6 +19,7 @@ from loradock.core.models import (
     StepReport,
     VersionState,
 )
+from loradock.core.requests import CacheReport
 
 Item = TypeVar("Item")
 
@@ -78,6 +79,8 @@ class VersionView(Model):
     operation: str
     created_at: datetime
     created_by: str
+    retired_at: datetime | None = None
+    retired_by: str | None = None
 
 
 class VersionDetail(VersionView):
@@ -203,6 +206,7 @@ class EngineView(Model):
         resident: served names that it holds.
         base_config: the measures of its base model, None where it does not tell them.
         seen_at: when it was last reached.
+        cache: the host's cache, as its agent last told; None from an agent that tells nothing of it.
     """
 
     id: str
@@ -225,6 +229,7 @@ class EngineView(Model):
     lease_until: datetime
     joined_at: datetime
     seen_at: datetime | None
+    cache: CacheReport | None = None
 
 
 class CardView(Model):
