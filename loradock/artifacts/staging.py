@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from loradock.artifacts.manifest import (
 )
 from loradock.artifacts.paths import digest_folder
 from loradock.artifacts.protocol import KeepsCopies, NoProgress, Progress, Source, SourceFile
+from loradock.artifacts.together import run_together
 from loradock.artifacts.transfer import download, hash_file
 from loradock.core.errors import LoradockError
 from loradock.core.inspection import InspectionReport
@@ -38,6 +39,8 @@ from loradock.core.models import AdapterTraits, Manifest, ManifestFile
 
 _MANIFEST: Final = ".manifest.json"
 _LOCK: Final = ".lock"
+_AT_ONCE: Final = 4
+"""Files of one source that are fetched beside each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +74,14 @@ class Staging:
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
 
-    def stage(self, uri: str, progress: Progress | None = None) -> Staged:
+    def stage(
+        self, uri: str, progress: Progress | None = None, *, listed: Sequence[SourceFile] | None = None
+    ) -> Staged:
         """Copy a source, hash and inspect it. The config is judged before the weights are read, and the weights are
         scanned in our own copy, which nobody changes meanwhile.
+
+        Args:
+            listed: the source's files, when the caller has just listed them.
 
         Raises:
             LoradockError: what the source raises; `config_missing`, `weights_missing`, `pickle_refused`,
@@ -84,7 +92,8 @@ class Staging:
         limited = Deadline(told, self._max_seconds)
         with disk_errors("staging"), temporary_folder(self._root) as temporary:
             try:
-                selection = select_files(self._source.list(uri, limited), max_bytes=self._max_bytes)
+                files = self._source.list(uri, limited) if listed is None else listed
+                selection = select_files(files, max_bytes=self._max_bytes)
                 manifest = self._fetch_all(uri, selection, temporary, limited)
             finally:
                 if isinstance(self._source, KeepsCopies):
@@ -139,11 +148,13 @@ class Staging:
         return swept
 
     def _fetch_all(self, uri: str, selection: Selection, folder: Path, progress: Progress) -> Manifest:
-        files = []
-        for file in selection.taken:
-            files.append(self._fetch(uri, file, folder, progress))
-            if file.path == CONFIG_FILE:
-                read_config(folder / CONFIG_FILE)
+        config, *others = selection.taken
+        files = [self._fetch(uri, config, folder, progress)]
+        read_config(folder / CONFIG_FILE)
+        # The largest first: the rest comes beside it.
+        others.sort(key=lambda file: -file.size)
+        works = [lambda told, file=file: self._fetch(uri, file, folder, told) for file in others]
+        files += run_together(works, progress, at_once=_AT_ONCE)
         return build_manifest(files, selection.left_out)
 
     def _fetch(self, uri: str, file: SourceFile, folder: Path, progress: Progress) -> ManifestFile:
