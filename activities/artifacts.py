@@ -80,4 +80,4 @@ class ArtifactActivities:
 
 
 def _progress() -> TransferProgress:
-    return TransferProgress(lambda _: None)
+    return TransferProgress(lambda _bytes, _rate: None)

@@ -2,9 +2,16 @@
 
 import asyncio
 from collections.abc import Mapping
+from typing import Final
 
 from temporalio import activity
 
+from activities.interface.collection import (
+    COLLECT_CACHE,
+    CollectCacheInput,
+    CollectedCache,
+    EvictedAdapter,
+)
 from activities.interface.hosts import (
     DOWNLOAD_ADAPTER,
     RELEASE_ADAPTER,
@@ -17,6 +24,8 @@ from loradock.artifacts.cache import HostCache
 from loradock.artifacts.leases import Holder
 from loradock.core.errors import LoradockError
 from loradock.engines.protocol import Engine
+
+NAMED: Final = 200
 
 
 class CacheActivities:
@@ -47,14 +56,28 @@ class CacheActivities:
         clock = StepClock("download", given.target.engine)
         operation = given.run.operation
 
-        def tell(done: int) -> None:
-            self._reporter.report(operation, clock.running(bytes=done))
+        def tell(done: int, rate: float) -> None:
+            self._reporter.report(operation, clock.running(bytes=done, bytes_per_second=round(rate)))
 
         progress = TransferProgress(tell)
         self._cache.pin(given.ref, holder(given))
         cached = self._cache.ensure(given.ref, progress=progress)
         step = clock.succeeded(bytes=cached.bytes, outcome=str(cached.outcome))
         return DownloadedAdapter(path=str(cached.path), outcome=str(cached.outcome), step=step)
+
+    @activity.defn(name=COLLECT_CACHE.name)
+    async def collect(self, given: CollectCacheInput) -> CollectedCache:
+        """Evict what is over the cache's limits and leased by nobody; sweep what dead processes left."""
+        gone = await asyncio.to_thread(
+            self._cache.collect, leftovers_older_than_seconds=given.rules.leftovers_seconds
+        )
+        named = tuple(
+            EvictedAdapter(served_name=one.served_name, digest=one.digest, bytes=one.bytes, reason=one.reason)
+            for one in gone[:NAMED]
+        )
+        return CollectedCache(
+            agent=given.agent, evicted=named, count=len(gone), bytes=sum(one.bytes for one in gone)
+        )
 
     @activity.defn(name=RELEASE_ADAPTER.name)
     async def release(self, given: HostInput) -> HostDone:

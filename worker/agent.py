@@ -49,7 +49,7 @@ def host_workers(
     io = Worker(
         client,
         task_queue=host_io_queue(agent),
-        activities=[cache.download, cache.release],
+        activities=[cache.download, cache.release, cache.collect],
         activity_executor=executor,
         max_concurrent_activities=DOWNLOADS_AT_ONCE,
         interceptors=[FailureInterceptor()],
@@ -107,7 +107,7 @@ async def run(
 
 
 async def _sweep(cache: HostCache) -> None:
-    await asyncio.to_thread(cache.sweep, older_than_seconds=LEFTOVERS_KEPT_SECONDS)
+    await asyncio.to_thread(cache.collect, leftovers_older_than_seconds=LEFTOVERS_KEPT_SECONDS)
 
 
 async def _keep_lease(keeper: LeaseKeeper, seconds: float) -> None:

@@ -10,6 +10,7 @@ from temporalio.worker import Worker
 
 from activities.artifacts import ArtifactActivities
 from activities.cards import CardActivities
+from activities.collection import CollectionActivities
 from activities.failures import FailureInterceptor
 from activities.operations import OperationActivities
 from activities.versions import VersionActivities
@@ -20,6 +21,7 @@ from loradock.core.settings import Settings
 from loradock.registry import agents
 from loradock.registry.database import Database
 from worker import search_attributes
+from worker.collection import ensure_schedule
 from worker.lifetime import run_until_stopped
 from worker.loops import repeat
 from worker.relay import Relay
@@ -39,7 +41,11 @@ TRANSFERS_AT_ONCE = 8
 
 
 def lifecycle_worker(
-    client: Client, database: Database, artifacts: ArtifactActivities, executor: ThreadPoolExecutor
+    client: Client,
+    database: Database,
+    artifacts: ArtifactActivities,
+    collection: CollectionActivities,
+    executor: ThreadPoolExecutor,
 ) -> Worker:
     """The worker on the lifecycle queue."""
     operations, versions, cards = (
@@ -70,6 +76,10 @@ def lifecycle_worker(
             cards.mark_lost,
             artifacts.stage,
             artifacts.upload,
+            collection.retire,
+            collection.find,
+            collection.delete,
+            collection.record,
         ],
         activity_executor=executor,
         workflow_runner=workflow_runner(),
@@ -90,12 +100,16 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
         await database.ping()
         client = await connect(settings)
         await search_attributes.register(client)
+        if settings.collect_every_seconds:
+            await ensure_schedule(client, settings)
         staging = open_staging(settings)
-        artifacts = ArtifactActivities(staging, open_store(settings))
+        store = open_store(settings)
+        artifacts = ArtifactActivities(staging, store)
+        collection = CollectionActivities(database, store, staging)
         sweeper = Sweeper(database, client)
         relay = Relay(database, client, sweeper)
         with ThreadPoolExecutor(TRANSFERS_AT_ONCE, thread_name_prefix="transfer") as executor:
-            worker = lifecycle_worker(client, database, artifacts, executor)
+            worker = lifecycle_worker(client, database, artifacts, collection, executor)
             loops = [
                 repeat("relay", RELAY_SECONDS, relay.run_once),
                 repeat("sweeper", SWEEP_SECONDS, sweeper.run_once),

@@ -13,7 +13,7 @@ from api.schemas import OperationBody, PublishBody
 from api.submission import submit_publish
 from api.text import Storable
 from api.waiting import WaitFor, wait_for_end
-from loradock.registry import versions
+from loradock.registry import retirement, versions
 from loradock.registry.views import Page, VersionDetail, VersionView
 
 router = APIRouter(
@@ -62,6 +62,25 @@ async def list_versions(
     """All versions of an adapter, newest first."""
     async with parts.database.read() as reader:
         return await versions.list_versions(reader, name, limit=limit, cursor=cursor)
+
+
+@router.delete(
+    "/{version}",
+    responses=documented("adapter_not_found", "version_not_found", "version_in_use", "invalid_name"),
+)
+async def delete_version(
+    *,
+    name: AdapterPath,
+    version: Annotated[PathVersion, Path(description="The version's number.", examples=[1])],
+    parts: Parts,
+    actor: Actor,
+) -> VersionDetail:
+    """Retire a version that nothing names. Its number and digest stay for history; its bytes are collected later.
+
+    A publish of the same weights brings it back under the same number.
+    """
+    async with parts.database.transaction() as tx:
+        return await retirement.retire(tx, name, version, actor)
 
 
 @router.get("/{version}", responses=documented("adapter_not_found", "version_not_found", "invalid_name"))

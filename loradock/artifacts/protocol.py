@@ -160,5 +160,8 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove the object; fine when there is none."""
 
+    def sweep(self, older_than_seconds: float) -> "list[str]":
+        """Remove what killed writers left unfinished for so long; returns a name for each."""
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key begins with `prefix`, by key; `prefix` is empty or ends with a slash."""

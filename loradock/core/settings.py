@@ -45,6 +45,18 @@ class Settings(BaseSettings):
         lora_enabled: for `get_lora_manager`; `DYN_LORA_ENABLED` counts when it is not set.
         engine_token: the bearer token of the engines' extension.
         engine_api_key: vLLM's own `--api-key`, for warm-up prompts.
+        cache_max_bytes, cache_max_age_seconds: what is over them and leased by nobody is evicted.
+        cache_min_free_bytes: of the cache's disk: a download that would leave less is refused.
+        cache_free_target_bytes: of the cache's disk: eviction begins when less is free.
+        cache_verify: when cached files are hashed again: `always`, `first`, `sampled` (`cache_sample_share` of uses).
+        cache_link_roots: folders that nobody writes to: a `file://` store below them is linked into the cache.
+        transfer_parts: ranges of one file that are fetched at once.
+        transfer_stall_seconds: a body that brings nothing for so long is broken off and tried again.
+        transfer_bytes_per_second: a limit for all transfers of a process together.
+        collect_every_seconds: how often the collector runs; 0 is never.
+        collect_grace_seconds: how long bytes that no version points to are kept.
+        collect_leftovers_seconds: how long unfinished uploads, downloads and staged copies are kept.
+        collect_keep_versions: ready versions of an adapter that are kept beside those that anything names.
         agent_lease_seconds: how long an engine counts as alive after its agent's last word.
         agent_renew_seconds: how often an agent renews.
         source_max_bytes, source_max_files: limits on what one publish may read.
@@ -100,10 +112,27 @@ class Settings(BaseSettings):
     engine_token: SecretStr | None = None
     engine_token_file: Path | None = None
     engine_api_key: SecretStr | None = None
+    cache_max_bytes: int | None = Field(default=None, ge=1)
+    cache_max_age_seconds: float | None = Field(default=None, gt=0)
+    cache_min_free_bytes: int = Field(default=256 * 1024**2, ge=0)
+    cache_free_target_bytes: int = Field(default=0, ge=0)
+    cache_verify: str = Field(default="first", pattern="^(always|first|sampled)$")
+    cache_sample_share: float = Field(default=0.05, ge=0, le=1)
+    cache_link_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+
+    transfer_parts: int = Field(default=1, ge=1, le=16)
+    transfer_stall_seconds: float = Field(default=20.0, gt=0)
+    transfer_bytes_per_second: int | None = Field(default=None, ge=1024)
+
+    collect_every_seconds: float = Field(default=3600.0, ge=0)
+    collect_grace_seconds: float = Field(default=24 * 3600.0, ge=0)
+    collect_leftovers_seconds: float = Field(default=24 * 3600.0, ge=0)
+    collect_keep_versions: int | None = Field(default=None, ge=1)
+
     agent_lease_seconds: float = Field(default=10.0, gt=0)
     agent_renew_seconds: float = Field(default=2.0, gt=0)
 
-    @field_validator("file_roots", mode="before")
+    @field_validator("file_roots", "cache_link_roots", mode="before")
     @classmethod
     def _split_paths(cls, value: Any) -> Any:
         if isinstance(value, str):

@@ -210,6 +210,12 @@ class _EngineRenewal:
         self._tx.audit(action, actor=_actor(self._renewal), pool=self._row.pool, engine=self._row.id, **facts)
 
 
+async def alive_agents(tx: Transaction) -> list[str]:
+    """The agents whose lease holds, by id."""
+    query = select(AgentRow.id).where(AgentRow.lease_until > func.clock_timestamp()).order_by(AgentRow.id)
+    return list(await tx.session.scalars(query))
+
+
 async def expire_leases(tx: Transaction) -> list[str]:
     """Note engines whose agent has not renewed in time, and lose their cards.
 

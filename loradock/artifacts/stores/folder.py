@@ -106,9 +106,10 @@ class FolderStore:
                 except OSError:  # not empty
                     return
 
-    def sweep(self) -> list[Path]:
-        """Remove what killed writers left; returns what was removed."""
-        return sweep_temporary(self._root / _TEMPORARY)
+    def sweep(self, older_than_seconds: float) -> "list[str]":
+        """As `ObjectStore.sweep`: a dead writer is known by its lock, so nothing need be old."""
+        del older_than_seconds
+        return [path.name for path in sweep_temporary(self._root / _TEMPORARY)]
 
     @contextmanager
     def _temporary(self) -> Iterator[Path]:

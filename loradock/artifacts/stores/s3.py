@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -136,6 +137,24 @@ class S3Store:
         full = self._key(key)
         with self._errors(key, _WRITE_ERRORS):
             self._client.delete_object(Bucket=self._bucket, Key=full)
+
+    def sweep(self, older_than_seconds: float) -> "list[str]":
+        """As `ObjectStore.sweep`: uploads in parts that were begun so long ago and not ended."""
+        limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self._bucket, Prefix=self._prefix
+        )
+        swept = []
+        with self._errors("", _WRITE_ERRORS):
+            for page in pages:
+                for upload in page.get("Uploads", []):
+                    key, begun = upload["Key"], upload["Initiated"]
+                    if begun <= limit and key.startswith(self._prefix):
+                        self._client.abort_multipart_upload(
+                            Bucket=self._bucket, Key=key, UploadId=upload["UploadId"]
+                        )
+                        swept.append(key.removeprefix(self._prefix))
+        return swept
 
     def _put_whole(self, key: str, file: BinaryIO, announced: Copied, progress: Progress) -> None:
         with disk_errors("reading a staged file"):
