@@ -25,6 +25,7 @@ from loradock.core.base_config import BaseConfig
 from loradock.core.base_fit import check_fit, with_base
 from loradock.core.errors import Fault, LoradockError
 from loradock.core.inspection import (
+    BaseCheck,
     Finding,
     InspectionReport,
     ModuleGroup,
@@ -127,8 +128,12 @@ def examine(
     except LoradockError as error:
         if error.spec.fault is not Fault.CALLER:
             raise
-        findings = report.findings or _refusals(folder)
-        return report.refused(Failure.of(error)).model_copy(update={"findings": findings})
+        changes: dict[str, Any] = {"findings": report.findings or _refusals(folder)}
+        if error.code == "base_model_mismatch" and base is not None:
+            changes["base"] = BaseCheck(
+                checked=True, base_model=base_model, origin="given", fingerprint=base.fingerprint, notes=()
+            )
+        return report.refused(Failure.of(error)).model_copy(update=changes)
 
 
 def _refusals(folder: Path) -> tuple[Finding, ...]:

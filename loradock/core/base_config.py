@@ -84,7 +84,7 @@ class BaseConfig(Model):
             found["head_dim"] = hidden // heads or None
         kind = text.get("model_type")
         return cls(
-            model_type=kind if isinstance(kind, str) and len(kind) <= 100 else None,
+            model_type=kind if isinstance(kind, str) and len(kind) <= 100 and kind.isprintable() else None,
             uneven=tuple(sorted({part for field, part in _MARKS.items() if text.get(field)})),
             multimodal=text is not config,
             **found,

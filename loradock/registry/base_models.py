@@ -7,10 +7,11 @@ from sqlalchemy.dialects.postgresql import insert
 
 from loradock.core.base_config import BaseConfig
 from loradock.core.errors import LoradockError
+from loradock.core.inspection import BaseOrigin
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
 from loradock.registry.tables import BaseModelRow
-from loradock.registry.views import BaseModelView, BaseOrigin, Page
+from loradock.registry.views import BaseModelView, Page
 
 
 async def put(tx: Transaction, name: str, config: dict[str, Any], actor: str) -> BaseModelView:
