@@ -65,7 +65,7 @@ def unpack(
     raw = _Raw(packed, progress)
     files: dict[str, SourceFile] = {}
     with _archive_errors(), _decompressed(raw, name) as plain:
-        guarded = _Guarded(plain, raw, limits.max_bytes)
+        guarded = _Guarded(plain, raw, limits)
         with tarfile.open(
             fileobj=cast("IO[bytes]", guarded), mode="r|", bufsize=tarfile.RECORDSIZE
         ) as archive:
@@ -74,6 +74,8 @@ def unpack(
                     continue
                 if path in files:
                     raise _invalid(f"{path!r} is in it twice")
+                if sum(file.size for file in files.values()) + member.size > limits.max_bytes:
+                    raise _too_large(limits.max_bytes)
                 opened = archive.extractfile(member)
                 if opened is None:
                     raise _invalid(f"{path!r} has no content")
@@ -101,8 +103,10 @@ class _Raw(io.RawIOBase):
 class _Guarded:
     """The plain stream, with the limits that tarfile does not have."""
 
-    def __init__(self, plain: IO[bytes], raw: _Raw, max_bytes: int) -> None:
-        self._plain, self._raw, self._max_bytes = plain, raw, max_bytes
+    def __init__(self, plain: IO[bytes], raw: _Raw, limits: ArchiveLimits) -> None:
+        self._plain, self._raw, self._max_bytes = plain, raw, limits.max_bytes
+        # Headers and padding come on top of the files' bytes.
+        self._most = limits.max_bytes + limits.max_files * 4096 + MAX_HEADER_BYTES
         self._count = 0
         self.header_budget: int | None = MAX_HEADER_BYTES
 
@@ -114,11 +118,8 @@ class _Guarded:
                 raise _invalid(f"a member's header is larger than {MAX_HEADER_BYTES} bytes")
         data = self._plain.read(size)
         self._count += len(data)
-        # Headers and padding come on top of the files' bytes.
-        if self._count > self._max_bytes + self._max_bytes // 64 + FREE_BYTES:
-            raise LoradockError(
-                "source_too_large", f"more than {self._max_bytes} bytes come out of the archive"
-            )
+        if self._count > self._most:
+            raise _too_large(self._max_bytes)
         if self._count > FREE_BYTES and self._count > MAX_RATIO * self._raw.count:
             raise _invalid(f"it is packed more than {MAX_RATIO} times")
         return data
@@ -217,6 +218,10 @@ def _archive_errors() -> Iterator[None]:
     except OSError as error:
         # From tarfile itself, about what it read: the disk's and the network's are ours already.
         raise _invalid(f"it cannot be read ({type(error).__name__})") from None
+
+
+def _too_large(limit: int) -> LoradockError:
+    return LoradockError("source_too_large", f"more than {limit} bytes come out of the archive")
 
 
 def _invalid(reason: str) -> LoradockError:
