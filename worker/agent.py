@@ -22,6 +22,7 @@ from loradock.core.names import check_simple_name
 from loradock.core.settings import Settings
 from loradock.engines.protocol import Engine
 from loradock.engines.vllm import VllmEngine
+from worker.cache_watch import CacheWatch
 from worker.control_plane import ControlPlane
 from worker.leases import HostIdentity, LeaseKeeper, Superseded
 from worker.lifetime import run_until_stopped
@@ -32,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 DOWNLOADS_AT_ONCE = 4
 CACHE_SWEEP_SECONDS = 3600.0
+CACHE_COUNT_SECONDS = 20.0
 LEFTOVERS_KEPT_SECONDS = 24 * 3600.0
 """Unfinished downloads are kept for so long, for a retry to go on from."""
 ENGINE_CALLS_AT_ONCE = 32
@@ -90,7 +92,10 @@ async def run(
             except LoradockError as error:  # files are kept longer than they need to be: no reason to lose the engine
                 _log.warning("pins of earlier lives of %s are kept: %s", engine, error)
 
-        keeper = LeaseKeeper(identity, engines, urls, control_plane, forget_earlier_lives)
+        cache_watch = CacheWatch(host_cache)
+        keeper = LeaseKeeper(
+            identity, engines, urls, control_plane, forget_earlier_lives, cache=cache_watch.report
+        )
         cache = CacheActivities(host_cache, engines, control_plane)
         client = await connect(settings)
         executor = stack.enter_context(ThreadPoolExecutor(DOWNLOADS_AT_ONCE, thread_name_prefix="download"))
@@ -101,6 +106,7 @@ async def run(
             _keep_lease(keeper, settings.agent_renew_seconds),
             control_plane.send_reports(),
             repeat("cache", CACHE_SWEEP_SECONDS, lambda: _sweep(host_cache)),
+            repeat("cache figures", CACHE_COUNT_SECONDS, cache_watch.count),
         ]
         _log.info("agent %s ready: engines %s", identity.agent, ", ".join(urls))
         await run_until_stopped(workers, loops, ready_file)

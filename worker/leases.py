@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from loradock import __version__
 from loradock.core.base_config import BaseConfig
 from loradock.core.errors import LoradockError
-from loradock.core.requests import EngineReport, LeaseRenewal
+from loradock.core.requests import CacheReport, EngineReport, LeaseRenewal
 from loradock.engines.protocol import Engine, EngineState
 from worker.control_plane import ControlPlane
 
@@ -40,7 +40,11 @@ class Superseded(Exception):  # noqa: N818
 
 
 class LeaseKeeper:
-    """Asks the engines how they are and renews the lease for all of them in one call."""
+    """Asks the engines how they are and renews the lease for all of them in one call.
+
+    Args:
+        cache: the host's cache in numbers as last counted, None before; never waits.
+    """
 
     def __init__(
         self,
@@ -48,11 +52,14 @@ class LeaseKeeper:
         engines: Mapping[str, Engine],
         urls: Mapping[str, str],
         control_plane: ControlPlane,
+        *,
+        cache: Callable[[], CacheReport | None] = lambda: None,
     ) -> None:
         self._identity = identity
         self._engines = engines
         self._urls = urls
         self._control_plane = control_plane
+        self._cache = cache
         self._reports: dict[str, EngineReport] = {}
         self._changed = asyncio.Event()
         self._refused: dict[str, str] = {}
@@ -94,6 +101,7 @@ class LeaseKeeper:
             agent_version=__version__,
             labels=self._identity.labels,
             engines=tuple(self._reports[name] for name in self._engines),
+            cache=self._cache(),
         )
         answer = await self._control_plane.renew(renewal)
         if answer.superseded:
