@@ -5,8 +5,8 @@ import pytest
 from loradock.core.base_config import BaseConfig
 from loradock.core.errors import LoradockError
 from loradock.core.inspection import BaseOrigin, InspectionReport, ModuleGroup, Verdict
-from loradock.core.requests import ReservedVersion
-from loradock.registry import base_models, engines, versions
+from loradock.core.requests import LoadRequest, ReservedVersion
+from loradock.registry import base_models, engines, placement, versions
 from tests.registry.world import BASE, SOURCE, World, manifest, new_publish, report, traits
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 4}
@@ -128,6 +128,28 @@ async def test_a_person_knows_better_than_an_engine(world: World) -> None:
     )
     assert found.updated_by == "alice"
     await reserve(world, inspected())
+
+
+async def test_a_version_published_unchecked_is_not_loaded_where_it_does_not_fit(world: World) -> None:
+    await reserve(world, inspected(layers=3))
+    await world.renew(report("e0", base_config=BaseConfig.of(CONFIG)))
+    load = LoadRequest(adapter="greeter", version=1, pool="default")
+    async with world.database.read() as tx:
+        with pytest.raises(LoradockError) as caught:
+            await placement.check_load(tx, load)
+    assert (caught.value.code, caught.value.details["engine"]) == ("base_model_mismatch", "e0")
+    assert "model.layers.2.self_attn.q_proj" in caught.value.message
+
+
+async def test_a_version_that_fits_by_a_persons_word_is_loaded_where_an_engine_tells_otherwise(
+    world: World,
+) -> None:
+    await put(world, num_hidden_layers=3)
+    await reserve(world, inspected(layers=3))
+    await world.renew(report("e0", base_config=BaseConfig.of(CONFIG)))
+    async with world.database.read() as tx:
+        plan = await placement.check_load(tx, LoadRequest(adapter="greeter", version=1, pool="default"))
+    assert [target.engine for target in plan.targets] == ["e0"]
 
 
 async def test_an_engine_that_tells_nothing_registers_nothing(world: World) -> None:
