@@ -18,6 +18,7 @@ from loradock.artifacts.disk import (
     sweep_temporary,
     temporary_folder,
     try_file_lock,
+    unwritten,
 )
 from loradock.artifacts.leases import PINNED, Holder, read_leases, remove_lease, write_lease
 from loradock.artifacts.protocol import NoProgress, Progress
@@ -172,6 +173,7 @@ class CacheUpkeep:
                     swept.append(partial)
         for places in all_places(self._root):
             with suppress(OSError):
+                _remove_unwritten(places)
                 _remove_shell(places)
         return swept
 
@@ -329,6 +331,14 @@ def _move_away(places: Places, trash: Path) -> bool:
         with suppress(FileNotFoundError):
             part.rename(trash / str(number))
     return existed
+
+
+def _remove_unwritten(places: Places) -> None:
+    """Remove a record that a killed writer left half written."""
+    if unwritten(places.record).exists():
+        with try_file_lock(places.lock) as held:
+            if held:
+                unwritten(places.record).unlink(missing_ok=True)
 
 
 def _remove_shell(places: Places) -> None:

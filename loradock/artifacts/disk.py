@@ -76,7 +76,7 @@ def open_plain(path: Path) -> BinaryIO:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, replacing what was there. Its writers hold a lock among themselves."""
-    new = _new(path)
+    new = unwritten(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with new.open("wb") as file:
         file.write(data)
@@ -89,10 +89,11 @@ def write_durably(path: Path, data: bytes) -> None:
 def remove_written(path: Path) -> None:
     """Remove what `write_durably` wrote, and what a killed one left; fine when there is nothing."""
     path.unlink(missing_ok=True)
-    _new(path).unlink(missing_ok=True)
+    unwritten(path).unlink(missing_ok=True)
 
 
-def _new(path: Path) -> Path:
+def unwritten(path: Path) -> Path:
+    """Where `write_durably` writes before it replaces."""
     # One name, not a random one: what a kill leaves is overwritten by the next write.
     return path.with_name(f"{path.name}.new")
 

@@ -11,7 +11,7 @@ from loradock.core.models import CardState, EngineStatus
 from loradock.core.requests import EngineReport, LeaseRenewal
 from loradock.registry import base_models, cards
 from loradock.registry.audit import SYSTEM_ACTOR
-from loradock.registry.database import Transaction
+from loradock.registry.database import Reader, Transaction
 from loradock.registry.engines import lease_holds
 from loradock.registry.tables import AgentRow, CardRow, EngineRow
 from loradock.registry.views import LeaseGranted
@@ -210,7 +210,7 @@ class _EngineRenewal:
         self._tx.audit(action, actor=_actor(self._renewal), pool=self._row.pool, engine=self._row.id, **facts)
 
 
-async def alive_agents(tx: Transaction) -> list[str]:
+async def alive_agents(tx: Reader) -> list[str]:
     """The agents whose lease holds, by id."""
     query = select(AgentRow.id).where(AgentRow.lease_until > func.clock_timestamp()).order_by(AgentRow.id)
     return list(await tx.session.scalars(query))

@@ -13,6 +13,7 @@ OPERATION_IDS = {
     "publish_version",
     "list_versions",
     "get_version",
+    "delete_version",
     "load_adapter",
     "unload_adapter",
     "list_aliases",
