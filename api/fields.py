@@ -73,7 +73,7 @@ BaseModelField = Annotated[
 ]
 SourceField = Annotated[
     str,
-    Field(max_length=MAX_URI, examples=["file:///srv/adapters/greeter", "s3://trained/greeter/run-7"]),
+    Field(max_length=MAX_URI, examples=["file:///srv/adapters/greeter", "s3://trained/greeter/run-7", "hf://acme/greeter@v1"]),
     coded(check_source_uri),
 ]
 VersionChoice = Annotated[int | str, BeforeValidator(parse_version_choice, json_schema_input_type=int | str)]

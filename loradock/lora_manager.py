@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Coroutine, Mapping
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -25,7 +26,7 @@ from loradock.artifacts.sources.build import build_sources
 from loradock.artifacts.sources.custom import LoRASourceProtocol, as_source
 from loradock.artifacts.sources.registry import SourceSet
 from loradock.artifacts.sources.spool import Spool
-from loradock.artifacts.sources.steady import Cancellable
+from loradock.artifacts.sources.steady import ASK_SECONDS, Cancellable
 from loradock.artifacts.staging import Staging
 from loradock.core.errors import LoradockError
 from loradock.core.models import Digest, Model
@@ -36,8 +37,17 @@ __all__ = ["LoRAManager", "LoRASourceProtocol", "default_cache_path", "get_lora_
 _FOLDER: Final = "sources"
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _logger = logging.getLogger(__name__)
-_loop: contextvars.ContextVar[asyncio.AbstractEventLoop] = contextvars.ContextVar("loradock_caller_loop")
 Result = TypeVar("Result")
+
+
+class _Caller(NamedTuple):
+    """Who awaits `download_lora`."""
+
+    loop: asyncio.AbstractEventLoop
+    progress: Cancellable
+
+
+_caller: contextvars.ContextVar[_Caller] = contextvars.ContextVar("loradock_caller")
 
 
 class _Known(Model):
@@ -105,7 +115,7 @@ class LoRAManager:
             docs/errors.md; nothing is raised but a cancel.
         """
         progress = Cancellable()
-        token = _loop.set(asyncio.get_running_loop())
+        token = _caller.set(_Caller(asyncio.get_running_loop(), progress))
         try:
             path = await asyncio.to_thread(self._have, lora_uri, progress)
         except asyncio.CancelledError:
@@ -117,7 +127,7 @@ class LoRAManager:
             _logger.exception("download_lora failed")
             return {"status": "error", "message": type(error).__name__, "code": "internal_error"}
         finally:
-            _loop.reset(token)
+            _caller.reset(token)
         return {"status": "success", "local_path": str(path)}
 
     def is_cached(self, lora_uri: str) -> bool:
@@ -285,4 +295,12 @@ def _mark(files: tuple[SourceFile, ...]) -> str:
 
 def _run_in_callers_loop(work: Coroutine[Any, Any, Result]) -> Result:
     """A custom source's coroutines run where `download_lora` was awaited: its clients may belong to that loop."""
-    return asyncio.run_coroutine_threadsafe(work, _loop.get()).result()
+    caller = _caller.get()
+    future = asyncio.run_coroutine_threadsafe(work, caller.loop)
+    try:
+        while not wait([future], timeout=ASK_SECONDS).done:
+            caller.progress.advance(0)
+    except BaseException:
+        future.cancel()
+        raise
+    return future.result()

@@ -94,6 +94,31 @@ async def test_a_custom_source_that_fails_is_told_without_its_words(tmp_path: Pa
     assert "hunter2" not in str(broken)
 
 
+async def test_a_cancel_reaches_a_custom_source(tmp_path: Path) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    class Endless:
+        async def exists(self, lora_uri: str) -> bool:
+            return True
+
+        async def download(self, lora_uri: str, dest_path: Path) -> Path:
+            begun.set()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+            return dest_path
+
+    manager = LoRAManager(tmp_path, settings=plain())
+    manager.register_custom_source("mine", Endless())
+    task = asyncio.create_task(manager.download_lora("mine://a"))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.wait_for(ended.wait(), 2)
+
+
 async def test_a_custom_source_may_take_the_place_of_ours(adapter: Path, tmp_path: Path) -> None:
     manager = LoRAManager(tmp_path / "cache", settings=plain())
     manager.register_custom_source("file", FileSource([tmp_path / "elsewhere"]))

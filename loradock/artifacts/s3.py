@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_REGION: Final = "us-east-1"
 TRUE_WORDS: Final = frozenset({"1", "true", "yes", "on"})
+CLIENT_ATTEMPTS: Final = 3
 CONNECT_SECONDS: Final = 5
 STALL_SECONDS: Final = 20
 """A body that brings nothing for so long has broken off."""
@@ -74,7 +75,7 @@ def s3_client(
         signature_version="s3v4",
         connect_timeout=CONNECT_SECONDS,
         read_timeout=stall_seconds,
-        retries={"mode": "standard", "total_max_attempts": 3},
+        retries={"mode": "standard", "total_max_attempts": CLIENT_ATTEMPTS},
         s3={"addressing_style": "path" if path_style else "auto"},
         # What we read has a hash of ours to meet; what we write is checksummed explicitly.
         request_checksum_calculation="when_required",

@@ -1,13 +1,14 @@
 """`s3://bucket/prefix`: a folder in a bucket of any S3-compatible store."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from loradock.artifacts.paths import check_relative_path
 from loradock.artifacts.protocol import Progress, Reader, SourceFile
-from loradock.artifacts.s3 import BodyReader, s3_errors
+from loradock.artifacts.s3 import CLIENT_ATTEMPTS, BodyReader, s3_errors
 from loradock.artifacts.sources.address import BucketFolder, bucket_folder
 from loradock.artifacts.sources.places import AllowedPlaces
 from loradock.artifacts.sources.steady import Patience, steady_reader
@@ -50,6 +51,10 @@ class S3Source:
         self._buckets = AllowedPlaces(buckets)
         self._max_files = max_files
         self._patience = patience or Patience()
+        # boto3 tries listings again by itself, each within a stall's time: here only a cancel is heard.
+        self._listing = replace(
+            self._patience, attempts=1, stall_seconds=self._patience.stall_seconds * (CLIENT_ATTEMPTS + 1)
+        )
 
     def exists(self, uri: str) -> bool:
         """As `Source.exists`: whether any object lies below the address."""
@@ -68,11 +73,10 @@ class S3Source:
     def list(self, uri: str, progress: Progress | None = None) -> list[SourceFile]:
         """As `Source.list`."""
         folder = self._folder(uri)
-        with s3_errors(_name(folder), **_ERRORS):
-            files = sorted(self._listed(folder, self._chosen(uri)), key=lambda file: file.path)
+        files = self._listing.call(lambda: self._list(folder, self._chosen(uri)), _name(folder), progress)
         if not files:
             raise LoradockError("source_not_found", f"{_name(folder)}: there are no objects")
-        return files
+        return [*files]
 
     def fetch(
         self, uri: str, file: SourceFile, progress: Progress | None = None
@@ -86,6 +90,10 @@ class S3Source:
             return self._opened(self._chosen(uri), folder.bucket, key, file, offset)
 
         return steady_reader(open_at, file.size, what, self._patience, progress)
+
+    def _list(self, folder: BucketFolder, client: "S3Client") -> "Sequence[SourceFile]":
+        with s3_errors(_name(folder), **_ERRORS):
+            return sorted(self._listed(folder, client), key=lambda file: file.path)
 
     @contextmanager
     def _opened(

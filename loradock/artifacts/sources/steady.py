@@ -184,6 +184,10 @@ class _Run:
         self._opened = ExitStack()
         self._reader: Reader | None = None
         self._closed = False
+        # One is being read while the caller has the other. They are this run's own: a run that was given up may
+        # still write into its last one.
+        self._buffers = (memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK)))
+        self._turn = 0
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="source")
         self.ahead: Future[memoryview] = self._worker.submit(self._read)
 
@@ -203,8 +207,8 @@ class _Run:
     def _read(self) -> memoryview:
         if self._reader is None:
             self._reader = self._opened.enter_context(self._open_at(self._offset))
-        # A buffer of its own each time: a run that was given up may still write into its last one.
-        buffer, count = memoryview(bytearray(CHUNK)), 0
+        self._turn ^= 1
+        buffer, count = self._buffers[self._turn], 0
         enough = time.monotonic() + ASK_SECONDS
         while count < CHUNK and not self._closed:
             more = self._reader.readinto(buffer[count:])
