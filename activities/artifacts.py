@@ -10,7 +10,7 @@ from activities.interface.artifacts import (
     UploadedArtifact,
     UploadInput,
 )
-from activities.progress import StepClock, TransferProgress
+from activities.progress import ProgressReporter, StepClock, TransferProgress
 from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.core.errors import LoradockError
@@ -22,11 +22,15 @@ class ArtifactActivities:
     Args:
         staging: this worker's disk area for what is being published.
         store: where artifacts are kept.
+        reporter: told of transfers while they go on.
     """
 
-    def __init__(self, staging: Staging, store: ArtifactStore) -> None:
+    def __init__(
+        self, staging: Staging, store: ArtifactStore, reporter: ProgressReporter | None = None
+    ) -> None:
         self._staging = staging
         self._store = store
+        self._reporter = reporter
 
     @activity.defn(name=STAGE_SOURCE.name, no_thread_cancel_exception=True)
     def stage(self, given: StageInput) -> StagedArtifact:
@@ -36,7 +40,7 @@ class ArtifactActivities:
             LoradockError: what is wrong with the source or the adapter; `digest_mismatch`.
         """
         clock = StepClock("fetch")
-        staged = self._staging.stage(given.uri, _progress())
+        staged = self._staging.stage(given.uri, self._progress(given.operation, clock))
         digest = staged.manifest.digest
         if given.expect_digest is not None and digest != given.expect_digest:
             self._staging.discard(digest)
@@ -54,30 +58,34 @@ class ArtifactActivities:
         """
         clock = StepClock("upload")
         ref = given.ref
-        sent = self._upload(given)
+        sent = self._upload(given, clock)
         self._store.publish_pointer(ref.adapter, ref.version, ref.digest)
         self._staging.discard(ref.digest)
         return UploadedArtifact(artifact_uri=self._store.uri(ref.digest), step=clock.succeeded(bytes=sent))
 
-    def _upload(self, given: UploadInput) -> int:
+    def _upload(self, given: UploadInput, clock: StepClock) -> int:
+        progress = self._progress(given.operation, clock)
         try:
-            return self._upload_staged(given.ref.digest)
+            return self._upload_staged(given.ref.digest, progress)
         except LoradockError as error:
             if error.code != "staging_lost":
                 raise
-        staged = self._staging.stage(given.uri, _progress())
+        staged = self._staging.stage(given.uri, progress)
         if staged.manifest.digest != given.ref.digest:
             self._staging.discard(staged.manifest.digest)
             raise LoradockError(
                 "source_changed",
                 f"{given.ref.served_name} was inspected as {given.ref.digest} and is another now",
             )
-        return self._upload_staged(given.ref.digest)
+        return self._upload_staged(given.ref.digest, progress)
 
-    def _upload_staged(self, digest: str) -> int:
+    def _upload_staged(self, digest: str, progress: TransferProgress) -> int:
         with self._staging.hold(digest) as staged:
-            return self._store.upload(staged.path, staged.manifest, _progress())
+            return self._store.upload(staged.path, staged.manifest, progress)
 
+    def _progress(self, operation: str, clock: StepClock) -> TransferProgress:
+        def tell(done: int, rate: float) -> None:
+            if self._reporter is not None:
+                self._reporter.report(operation, clock.running(bytes=done, bytes_per_second=round(rate)))
 
-def _progress() -> TransferProgress:
-    return TransferProgress(lambda _bytes, _rate: None)
+        return TransferProgress(tell)

@@ -24,6 +24,7 @@ from worker import search_attributes
 from worker.collection import ensure_schedule
 from worker.lifetime import run_until_stopped
 from worker.loops import repeat
+from worker.own_progress import OwnProgress
 from worker.relay import Relay
 from worker.sweeper import Sweeper
 from worker.temporal import GRACEFUL_SHUTDOWN, STICKY_TIMEOUT, connect, workflow_runner
@@ -104,13 +105,15 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
             await ensure_schedule(client, settings)
         staging = open_staging(settings)
         store = open_store(settings)
-        artifacts = ArtifactActivities(staging, store)
+        progress = OwnProgress(database)
+        artifacts = ArtifactActivities(staging, store, progress)
         collection = CollectionActivities(database, store, staging)
         sweeper = Sweeper(database, client)
         relay = Relay(database, client, sweeper)
         with ThreadPoolExecutor(TRANSFERS_AT_ONCE, thread_name_prefix="transfer") as executor:
             worker = lifecycle_worker(client, database, artifacts, collection, executor)
             loops = [
+                progress.write_reports(),
                 repeat("relay", RELAY_SECONDS, relay.run_once),
                 repeat("sweeper", SWEEP_SECONDS, sweeper.run_once),
                 repeat("leases", LEASE_CHECK_SECONDS, lambda: _expire_leases(database)),
