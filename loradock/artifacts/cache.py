@@ -16,7 +16,7 @@ from pathlib import Path
 from loradock.artifacts.cache_layout import Places, places_of, places_with
 from loradock.artifacts.cache_policy import CachePolicy, VerifyPolicy
 from loradock.artifacts.cache_upkeep import CacheFigures, CacheUpkeep, Evicted, intact
-from loradock.artifacts.disk import disk_errors, file_lock, sync_folder, sync_tree
+from loradock.artifacts.disk import disk_errors, file_lock
 from loradock.artifacts.leases import Holder, read_leases, remove_lease, write_lease
 from loradock.artifacts.manifest import check_manifest
 from loradock.artifacts.protocol import NoProgress, Progress, Reader
@@ -214,9 +214,7 @@ class HostCache:
         _remove_strangers(places.partial, manifest)
         self._make_room(places, manifest.files)
         fetched = sum(self._fetch(places, manifest.digest, file, progress) for file in manifest.files)
-        sync_tree(places.partial)
         places.partial.rename(places.folder)
-        sync_folder(places.folder.parent)
         return fetched
 
     def _make_room(self, places: Places, files: "tuple[ManifestFile, ...] | list[ManifestFile]") -> None:

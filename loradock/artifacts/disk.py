@@ -86,6 +86,14 @@ def write_durably(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """As `write_durably`, but a power cut may lose or spoil it."""
+    new = unwritten(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new.write_bytes(data)
+    new.replace(path)
+
+
 def remove_written(path: Path) -> None:
     """Remove what `write_durably` wrote, and what a killed one left; fine when there is nothing."""
     path.unlink(missing_ok=True)

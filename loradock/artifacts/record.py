@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from loradock.artifacts.disk import write_durably
+from loradock.artifacts.disk import write_whole
 from loradock.artifacts.manifest import check_manifest
 from loradock.core.errors import LoradockError
 from loradock.core.models import Manifest, Model
@@ -65,8 +65,8 @@ def boot_id() -> str:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Keep a record, replacing an older one."""
-    write_durably(path, record.model_dump_json().encode())
+    """Keep a record, replacing an older one. What a power cut does to it is seen: another boot, or not readable."""
+    write_whole(path, record.model_dump_json().encode())
 
 
 def read_record(path: Path, digest: str) -> Record | None:
