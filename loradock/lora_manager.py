@@ -34,7 +34,8 @@ from loradock.core.settings import Settings, load_settings
 
 __all__ = ["LoRAManager", "LoRASourceProtocol", "default_cache_path", "get_lora_manager"]
 
-_FOLDER: Final = "sources"
+_FOLDER: Final = "sources/copies"
+"""Two folders down: a host agent may keep its cache in the same place, and must not take these for its own."""
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _logger = logging.getLogger(__name__)
 Result = TypeVar("Result")

@@ -74,6 +74,16 @@ async def test_a_failure_is_an_answer(tmp_path: Path, uri: str, code: str) -> No
     assert result["code"] == code
 
 
+async def test_a_host_agents_cache_in_the_same_place_leaves_the_copies_alone(
+    adapter: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "cache"
+    manager = LoRAManager(root, settings=plain())
+    await manager.download_lora(adapter.as_uri())
+    assert list(root.glob("*/sha256-*")) == []
+    assert list(root.glob("*/*/sha256-*")) != []
+
+
 async def test_a_custom_source_runs_in_the_callers_loop(tmp_path: Path) -> None:
     manager, source = LoRAManager(tmp_path, settings=plain()), LoopBound(tmp_path)
     manager.register_custom_source("mine", source)

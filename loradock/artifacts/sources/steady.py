@@ -183,6 +183,7 @@ class _Run:
         self._open_at, self._offset = open_at, offset
         self._opened = ExitStack()
         self._reader: Reader | None = None
+        self._failed: LoradockError | None = None
         self._closed = False
         # One is being read while the caller has the other. They are this run's own: a run that was given up may
         # still write into its last one.
@@ -205,13 +206,21 @@ class _Run:
             self._opened.close()
 
     def _read(self) -> memoryview:
+        if self._failed is not None:
+            raise self._failed
         if self._reader is None:
             self._reader = self._opened.enter_context(self._open_at(self._offset))
         self._turn ^= 1
         buffer, count = self._buffers[self._turn], 0
         enough = time.monotonic() + ASK_SECONDS
         while count < CHUNK and not self._closed:
-            more = self._reader.readinto(buffer[count:])
+            try:
+                more = self._reader.readinto(buffer[count:])
+            except LoradockError as error:
+                if count == 0:
+                    raise
+                self._failed = error  # told at the next read: what came until here counts
+                break
             count += more
             if more == 0 or (count >= LEAST and time.monotonic() > enough):
                 break
