@@ -42,6 +42,10 @@ test: .venv/.installed .venv-engine/.installed  ## All tests, those on a real vL
 test-fast: .venv/.installed  ## The tests that need no vLLM and are quick
 	@$(RUN)pytest -m 'not engine and not slow' $(ARGS)
 
+.PHONY: test-chaos-cache
+test-chaos-cache: .venv/.installed  ## kill -9 in the middle of downloads, uploads, verifications, evictions: 200 rounds
+	@LORADOCK_CHAOS_ROUNDS=200 $(RUN)pytest tests/artifacts/test_chaos.py $(ARGS)
+
 .PHONY: lint
 lint: .venv/.installed  ## ruff (rules and format) and the rooms' import contracts
 	@.venv/bin/ruff check .

@@ -13,7 +13,7 @@ from activities.interface.artifacts import (
     UploadedArtifact,
     UploadInput,
 )
-from activities.progress import StepClock, TransferProgress, TransferSlots
+from activities.progress import ProgressReporter, StepClock, TransferProgress, TransferSlots
 from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.core.errors import LoradockError
@@ -26,12 +26,20 @@ class ArtifactActivities:
         staging: this worker's disk area for what is being published.
         store: where artifacts are kept.
         slots: how many transfers run at once.
+        reporter: told of transfers while they go on.
     """
 
-    def __init__(self, staging: Staging, store: ArtifactStore, slots: TransferSlots) -> None:
+    def __init__(
+        self,
+        staging: Staging,
+        store: ArtifactStore,
+        slots: TransferSlots,
+        reporter: ProgressReporter | None = None,
+    ) -> None:
         self._staging = staging
         self._store = store
         self._slots = slots
+        self._reporter = reporter
 
     @activity.defn(name=STAGE_SOURCE.name, no_thread_cancel_exception=True)
     def stage(self, given: StageInput) -> StagedArtifact:
@@ -41,7 +49,7 @@ class ArtifactActivities:
             LoradockError: what is wrong with the source or the adapter; `digest_mismatch`.
         """
         clock = StepClock("fetch")
-        with self._transfer() as progress:
+        with self._transfer(given.operation, clock) as progress:
             staged = self._staging.stage(given.uri, progress)
         digest = staged.manifest.digest
         if given.expect_digest is not None and digest != given.expect_digest:
@@ -50,7 +58,7 @@ class ArtifactActivities:
                 "digest_mismatch", f"{given.expect_digest} was expected, the source is {digest}"
             )
         step = clock.succeeded(bytes=staged.manifest.total_size, files=len(staged.manifest.files))
-        return StagedArtifact(manifest=staged.manifest, traits=staged.traits, step=step)
+        return StagedArtifact(manifest=staged.manifest, traits=staged.traits, report=staged.report, step=step)
 
     @activity.defn(name=UPLOAD_ARTIFACT.name, no_thread_cancel_exception=True)
     def upload(self, given: UploadInput) -> UploadedArtifact:
@@ -60,15 +68,19 @@ class ArtifactActivities:
         """
         clock = StepClock("upload")
         ref = given.ref
-        with self._transfer() as progress:
+        with self._transfer(given.operation, clock) as progress:
             sent = self._upload(given, progress)
         self._store.publish_pointer(ref.adapter, ref.version, ref.digest)
         self._staging.discard(ref.digest)
         return UploadedArtifact(artifact_uri=self._store.uri(ref.digest), step=clock.succeeded(bytes=sent))
 
     @contextmanager
-    def _transfer(self) -> Iterator[TransferProgress]:
-        with TransferProgress(lambda _: None) as progress, self._slots.take(progress):
+    def _transfer(self, operation: str, clock: StepClock) -> Iterator[TransferProgress]:
+        def tell(done: int, rate: float) -> None:
+            if self._reporter is not None:
+                self._reporter.report(operation, clock.running(bytes=done, bytes_per_second=round(rate)))
+
+        with TransferProgress(tell) as progress, self._slots.take(progress):
             yield progress
 
     def _upload(self, given: UploadInput, progress: TransferProgress) -> int:

@@ -3,10 +3,17 @@
 import asyncio
 from collections.abc import Mapping
 from contextlib import nullcontext
+from typing import Final
 
 from temporalio import activity
 
 from activities.engines import heartbeats
+from activities.interface.collection import (
+    COLLECT_CACHE,
+    CollectCacheInput,
+    CollectedCache,
+    EvictedAdapter,
+)
 from activities.interface.hosts import (
     DOWNLOAD_ADAPTER,
     RELEASE_ADAPTER,
@@ -19,6 +26,8 @@ from loradock.artifacts.cache import HostCache
 from loradock.artifacts.leases import Holder
 from loradock.core.errors import LoradockError
 from loradock.engines.protocol import Engine
+
+NAMED: Final = 200
 
 
 class CacheActivities:
@@ -52,8 +61,8 @@ class CacheActivities:
         clock = StepClock("download", given.target.engine)
         operation = given.run.operation
 
-        def tell(done: int) -> None:
-            self._reporter.report(operation, clock.running(bytes=done))
+        def tell(done: int, rate: float) -> None:
+            self._reporter.report(operation, clock.running(bytes=done, bytes_per_second=round(rate)))
 
         there = self._cache.pin(given.ref, holder(given))
         with TransferProgress(tell) as progress, nullcontext() if there else self._slots.take(progress):
@@ -61,6 +70,20 @@ class CacheActivities:
         step = clock.succeeded(bytes=cached.bytes, outcome=str(cached.outcome))
         self._reporter.report(operation, step)
         return DownloadedAdapter(path=str(cached.path), outcome=str(cached.outcome), step=step)
+
+    @activity.defn(name=COLLECT_CACHE.name)
+    async def collect(self, given: CollectCacheInput) -> CollectedCache:
+        """Evict what is over the cache's limits and leased by nobody; sweep what dead processes left."""
+        gone = await asyncio.to_thread(
+            self._cache.collect, leftovers_older_than_seconds=given.rules.leftovers_seconds
+        )
+        named = tuple(
+            EvictedAdapter(served_name=one.served_name, digest=one.digest, bytes=one.bytes, reason=one.reason)
+            for one in gone[:NAMED]
+        )
+        return CollectedCache(
+            agent=given.agent, evicted=named, count=len(gone), bytes=sum(one.bytes for one in gone)
+        )
 
     @activity.defn(name=RELEASE_ADAPTER.name)
     async def release(self, given: HostInput) -> HostDone:

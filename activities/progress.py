@@ -67,12 +67,14 @@ class TransferProgress:
     Entered, it heartbeats also while nothing moves: a large file on its way to the platter is no dead worker.
 
     Args:
-        tell: called with the bytes so far, about once a second.
+        tell: called with the bytes so far and the bytes per second since the last call, about once a second.
     """
 
-    def __init__(self, tell: Callable[[int], None]) -> None:
+    def __init__(self, tell: Callable[[int, float], None]) -> None:
         self._tell = tell
         self._done = 0
+        self._told = 0
+        self._told_at = time.monotonic()
         self._next = 0.0
         self._ended = threading.Event()
         self._pulse = threading.Thread(
@@ -104,8 +106,10 @@ class TransferProgress:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + TELL_EVERY_SECONDS
-            activity.heartbeat(self._done)
-            self._tell(self._done)
+            rate = (self._done - self._told) / max(now - self._told_at, 1e-3)
+            self._told, self._told_at = self._done, now
+            activity.heartbeat({"bytes": self._done, "bytes_per_second": round(rate)})
+            self._tell(self._done, rate)
 
 
 class TransferSlots:

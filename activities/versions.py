@@ -36,7 +36,11 @@ class VersionActivities:
 
     @activity.defn(name=RESERVE_VERSION.name)
     async def reserve(self, given: ReserveInput) -> ReservedVersion:
-        """Bind the digest to a version number: the same digest always gives the same number."""
+        """Bind the digest to a version number: the same digest always gives the same number.
+
+        Raises:
+            LoradockError: `base_model_mismatch` for an adapter that does not fit what is known of its base model.
+        """
         async with self._database.transaction() as tx:
             reserved = await versions.reserve(
                 tx,
@@ -48,6 +52,7 @@ class VersionActivities:
                 base_model=given.base_model,
                 labels=given.labels,
                 actor=given.actor,
+                report=given.report,
             )
             await runs.set_version(tx, given.run, reserved.ref.version)
             await operation_steps.record_steps(tx, given.run.operation, given.steps)

@@ -9,7 +9,14 @@ from pydantic_core import PydanticCustomError
 
 from api.text import MAX_INT4
 from loradock.core.errors import LoradockError
-from loradock.core.names import MAX_VERSION, check_adapter_name, check_alias, check_simple_name
+from loradock.core.names import (
+    MAX_BASE_MODEL,
+    MAX_VERSION,
+    check_adapter_name,
+    check_alias,
+    check_base_model_name,
+    check_simple_name,
+)
 from loradock.core.uris import MAX_URI, check_source_uri
 
 MAX_DRAIN_SECONDS: Final = 24 * 3600
@@ -59,9 +66,17 @@ SimpleField = Annotated[
 AliasField = Annotated[
     str, Field(json_schema_extra={"maxLength": 63}, examples=["stable"]), coded(check_alias)
 ]
+BaseModelField = Annotated[
+    str,
+    Field(json_schema_extra={"maxLength": MAX_BASE_MODEL}, examples=["meta-llama/Llama-3.1-8B-Instruct"]),
+    coded(check_base_model_name),
+]
 SourceField = Annotated[
     str,
-    Field(max_length=MAX_URI, examples=["file:///srv/adapters/greeter", "s3://trained/greeter/run-7"]),
+    Field(
+        max_length=MAX_URI,
+        examples=["file:///srv/adapters/greeter", "s3://trained/greeter/run-7", "hf://acme/greeter@v1"],
+    ),
     coded(check_source_uri),
 ]
 VersionChoice = Annotated[int | str, BeforeValidator(parse_version_choice, json_schema_input_type=int | str)]

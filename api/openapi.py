@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api.schemas import OperationBody
-from loradock.registry.views import AdapterDetail, AdapterView, OperationView
+from loradock.registry.views import AdapterDetail, AdapterView, OperationView, VersionDetail, VersionView
 
 TITLE: Final = "Loradock"
 DESCRIPTION: Final = """\
@@ -27,13 +27,18 @@ TAGS: Final = [
     {"name": "placement", "description": "Load versions into engines and take them out."},
     {"name": "operations", "description": "Requested changes: follow, wait for and abort them."},
     {"name": "adapters", "description": "Adapters and their aliases."},
+    {"name": "base models", "description": "What adapters are compared with before they are published."},
     {"name": "fleet", "description": "Engines, what they serve, and what they are meant to serve."},
     {"name": "audit", "description": "Who changed what."},
     {"name": "agents", "description": "What host agents tell; needs the agents' token."},
     {"name": "health", "description": "Whether the service works; open to anyone."},
 ]
 
-_EXTENSIONS: Final = ((OperationView, OperationBody), (AdapterView, AdapterDetail))
+_EXTENSIONS: Final = (
+    (OperationView, OperationBody),
+    (AdapterView, AdapterDetail),
+    (VersionView, VersionDetail),
+)
 """Models that are shown only through a model that extends them, whose docstring does not repeat theirs."""
 
 _SECTION = re.compile(r"\n*Attributes:\n(?P<body>(?:[ ].*(?:\n|$)|\n)*)")

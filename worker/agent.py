@@ -23,6 +23,7 @@ from loradock.core.names import check_simple_name
 from loradock.core.settings import Settings
 from loradock.engines.protocol import Engine
 from loradock.engines.vllm import VllmEngine
+from worker.cache_watch import CacheWatch
 from worker.control_plane import ControlPlane
 from worker.leases import HostIdentity, LeaseKeeper, Superseded
 from worker.lifetime import run_until_stopped
@@ -36,6 +37,7 @@ CACHE_CALLS_AT_ONCE = 100
 be in living hands, and a release never waits behind downloads."""
 DOWNLOADS_AT_ONCE = 4
 CACHE_SWEEP_SECONDS = 3600.0
+CACHE_COUNT_SECONDS = 20.0
 LEFTOVERS_KEPT_SECONDS = 24 * 3600.0
 """Unfinished downloads are kept for so long, for a retry to go on from."""
 ENGINE_CALLS_AT_ONCE = 500
@@ -53,7 +55,7 @@ def host_workers(
     io = Worker(
         client,
         task_queue=host_io_queue(agent),
-        activities=[cache.download, cache.release],
+        activities=[cache.download, cache.release, cache.collect],
         activity_executor=executor,
         max_concurrent_activities=CACHE_CALLS_AT_ONCE,
         interceptors=[FailureInterceptor()],
@@ -98,7 +100,10 @@ async def run(
             ) as error:  # files are kept longer than they need to be: no reason to lose the engine
                 _log.warning("pins of earlier lives of %s are kept: %s", engine, error)
 
-        keeper = LeaseKeeper(identity, engines, urls, control_plane, forget_earlier_lives)
+        cache_watch = CacheWatch(host_cache)
+        keeper = LeaseKeeper(
+            identity, engines, urls, control_plane, forget_earlier_lives, cache=cache_watch.report
+        )
         slots = TransferSlots(DOWNLOADS_AT_ONCE)
         cache = CacheActivities(host_cache, engines, control_plane, slots)
         client = await connect(settings)
@@ -110,13 +115,14 @@ async def run(
             _keep_lease(keeper, settings.agent_renew_seconds),
             control_plane.send_reports(),
             repeat("cache", CACHE_SWEEP_SECONDS, lambda: _sweep(host_cache)),
+            repeat("cache figures", CACHE_COUNT_SECONDS, cache_watch.count),
         ]
         _log.info("agent %s ready: engines %s", identity.agent, ", ".join(urls))
         await run_until_stopped(workers, loops, ready_file)
 
 
 async def _sweep(cache: HostCache) -> None:
-    await asyncio.to_thread(cache.sweep, older_than_seconds=LEFTOVERS_KEPT_SECONDS)
+    await asyncio.to_thread(cache.collect, leftovers_older_than_seconds=LEFTOVERS_KEPT_SECONDS)
 
 
 async def _keep_lease(keeper: LeaseKeeper, seconds: float) -> None:

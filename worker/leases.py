@@ -11,8 +11,9 @@ from typing import Final
 from pydantic import ValidationError
 
 from loradock import __version__
+from loradock.core.base_config import BaseConfig
 from loradock.core.errors import LoradockError
-from loradock.core.requests import EngineReport, LeaseRenewal
+from loradock.core.requests import CacheReport, EngineReport, LeaseRenewal
 from loradock.engines.protocol import Engine, EngineState
 from worker.control_plane import ControlPlane
 
@@ -44,6 +45,7 @@ class LeaseKeeper:
     Args:
         urls: of the engines, by id.
         on_new_life: told engine and incarnation when an engine is first seen in a life; must not fail.
+        cache: the host's cache in numbers as last counted, None before; never waits.
     """
 
     def __init__(
@@ -53,12 +55,15 @@ class LeaseKeeper:
         urls: Mapping[str, str],
         control_plane: ControlPlane,
         on_new_life: Callable[[str, str], Awaitable[None]] | None = None,
+        *,
+        cache: Callable[[], CacheReport | None] = lambda: None,
     ) -> None:
         self._identity = identity
         self._engines = engines
         self._urls = urls
         self._control_plane = control_plane
         self._on_new_life = on_new_life
+        self._cache = cache
         self._reports: dict[str, EngineReport] = {}
         self._changed = asyncio.Event()
         self._refused: dict[str, str] = {}
@@ -100,6 +105,7 @@ class LeaseKeeper:
             agent_version=__version__,
             labels=self._identity.labels,
             engines=tuple(self._reports[name] for name in self._engines),
+            cache=self._cache(),
         )
         answer = await self._control_plane.renew(renewal)
         if answer.superseded:
@@ -163,6 +169,7 @@ class LeaseKeeper:
             max_lora_rank=state.max_lora_rank,
             resident=tuple(adapter.served_name for adapter in state.adapters if adapter.resident),
             limitations=state.limitations,
+            base_config=None if state.base_config is None else BaseConfig.of(state.base_config),
         )
 
     def _unreachable(self, name: str, before: EngineReport | None) -> EngineReport:

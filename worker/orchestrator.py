@@ -10,6 +10,7 @@ from temporalio.worker import Worker
 
 from activities.artifacts import ArtifactActivities
 from activities.cards import CardActivities
+from activities.collection import CollectionActivities
 from activities.failures import FailureInterceptor
 from activities.operations import OperationActivities
 from activities.progress import TransferSlots
@@ -21,8 +22,10 @@ from loradock.core.settings import Settings
 from loradock.registry import agents
 from loradock.registry.database import Database
 from worker import search_attributes
+from worker.collection import ensure_schedule
 from worker.lifetime import run_until_stopped
 from worker.loops import repeat
+from worker.own_progress import OwnProgress
 from worker.relay import Relay
 from worker.sweeper import Sweeper
 from worker.temporal import (
@@ -62,7 +65,9 @@ def transfer_worker(client: Client, artifacts: ArtifactActivities, executor: Thr
     )
 
 
-def lifecycle_worker(client: Client, database: Database) -> Worker:
+def lifecycle_worker(
+    client: Client, database: Database, collection: CollectionActivities, executor: ThreadPoolExecutor
+) -> Worker:
     """The worker on the lifecycle queue."""
     operations, versions, cards = (
         OperationActivities(database),
@@ -90,7 +95,12 @@ def lifecycle_worker(client: Client, database: Database) -> Worker:
             cards.restore,
             cards.commit_unload,
             cards.mark_lost,
+            collection.retire,
+            collection.find,
+            collection.delete,
+            collection.record,
         ],
+        activity_executor=executor,
         max_concurrent_activities=ACTIVITIES_AT_ONCE,
         workflow_runner=workflow_runner(),
         interceptors=[FailureInterceptor()],
@@ -111,13 +121,22 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
         await database.ping()
         client = await connect(settings)
         await search_attributes.register(client)
+        if settings.collect_every_seconds:
+            await ensure_schedule(client, settings)
         staging = open_staging(settings)
-        artifacts = ArtifactActivities(staging, open_store(settings), TransferSlots(TRANSFERS_AT_ONCE))
+        store = open_store(settings)
+        progress = OwnProgress(database)
+        artifacts = ArtifactActivities(staging, store, TransferSlots(TRANSFERS_AT_ONCE), progress)
+        collection = CollectionActivities(database, store, staging)
         sweeper = Sweeper(database, client)
         relay = Relay(database, client, sweeper)
         with ThreadPoolExecutor(TRANSFERS_TAKEN, thread_name_prefix="transfer") as executor:
-            workers = [lifecycle_worker(client, database), transfer_worker(client, artifacts, executor)]
+            workers = [
+                lifecycle_worker(client, database, collection, executor),
+                transfer_worker(client, artifacts, executor),
+            ]
             loops = [
+                progress.write_reports(),
                 repeat("relay", RELAY_SECONDS, relay.run_once),
                 repeat("sweeper", SWEEP_SECONDS, sweeper.run_once),
                 repeat("leases", LEASE_CHECK_SECONDS, lambda: _expire_leases(database)),

@@ -80,6 +80,14 @@ HOST_UNDO: Final = Policy(
     retry=RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_attempts=3),
 )
 
+HOST_CACHE: Final = Policy(
+    schedule_to_start=timedelta(seconds=30),
+    start_to_close=timedelta(minutes=10),
+    heartbeat=timedelta(seconds=30),
+    retry=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=2),
+)
+"""A host's cache is looked after: one that does not answer is left to the next run."""
+
 
 def lasting(policy: Policy, extra_seconds: float) -> Policy:
     """The policy with longer attempts, for work whose length the caller sets (a drain)."""

@@ -67,7 +67,13 @@ class PublishVersion:
             expect_digest=self._request.expect_digest,
         )
         staged = await self._saga.checked(
-            call(STAGE_SOURCE, stage, SOURCE, queue=TRANSFER_QUEUE, summary=f"fetch and inspect {self._request.uri}")
+            call(
+                STAGE_SOURCE,
+                stage,
+                SOURCE,
+                queue=TRANSFER_QUEUE,
+                summary=f"fetch and inspect {self._request.uri}",
+            )
         )
         self._operation.note_steps(staged.step)
         return staged
@@ -82,6 +88,7 @@ class PublishVersion:
             labels=self._request.labels,
             manifest=staged.manifest,
             traits=staged.traits,
+            report=staged.report,
             steps=self._operation.steps,
         )
         failed = FailVersionInput(run=self._operation.run, adapter=self._request.adapter)
@@ -102,7 +109,13 @@ class PublishVersion:
         self._operation.begin_step("upload")
         upload = UploadInput(operation=self._operation.run.operation, uri=self._request.uri, ref=reserved.ref)
         uploaded = await self._saga.checked(
-            call(UPLOAD_ARTIFACT, upload, STORE, queue=TRANSFER_QUEUE, summary=f"upload {reserved.ref.served_name}")
+            call(
+                UPLOAD_ARTIFACT,
+                upload,
+                STORE,
+                queue=TRANSFER_QUEUE,
+                summary=f"upload {reserved.ref.served_name}",
+            )
         )
         self._operation.note_steps(uploaded.step)
         return uploaded

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from workflows.collect_garbage import CollectGarbage
 from workflows.load_adapter import LoadAdapter
 from workflows.load_on_engine import LoadOnEngine
 from workflows.publish_version import PublishVersion
@@ -16,4 +17,5 @@ WORKFLOWS: Final = (
     UnloadAdapter,
     UnloadFromEngine,
     RecoverOperation,
+    CollectGarbage,
 )

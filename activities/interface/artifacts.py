@@ -3,6 +3,7 @@
 from typing import Final
 
 from activities.interface.common import ActivitySpec
+from loradock.core.inspection import InspectionReport
 from loradock.core.models import (
     AdapterTraits,
     Digest,
@@ -26,10 +27,11 @@ class StageInput(Model):
 
 
 class StagedArtifact(Model):
-    """What lies at a source: known by hash, checked by header."""
+    """What lies at a source: known by hash, inspected to the last number."""
 
     manifest: Manifest
     traits: AdapterTraits
+    report: InspectionReport | None = None
     step: StepReport
 
 

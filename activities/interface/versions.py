@@ -3,6 +3,7 @@
 from typing import Final
 
 from activities.interface.common import ActivitySpec, Done
+from loradock.core.inspection import InspectionReport
 from loradock.core.models import (
     AdapterTraits,
     Manifest,
@@ -27,7 +28,11 @@ class BeginPublishInput(Model):
 
 
 class ReserveInput(Model):
-    """Binds the digest to a version number, before its bytes are stored."""
+    """Binds the digest to a version number, before its bytes are stored.
+
+    Attributes:
+        report: compared with the base model here, where the base is known; None from an orchestrator of before.
+    """
 
     run: RunRef
     actor: str
@@ -37,6 +42,7 @@ class ReserveInput(Model):
     labels: Labels
     manifest: Manifest
     traits: AdapterTraits
+    report: InspectionReport | None = None
     steps: tuple[StepReport, ...] = ()
 
 

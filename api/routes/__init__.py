@@ -2,7 +2,18 @@
 
 from typing import Final
 
-from api.routes import adapters, agents, aliases, audit, fleet, health, operations, placement, versions
+from api.routes import (
+    adapters,
+    agents,
+    aliases,
+    audit,
+    base_models,
+    fleet,
+    health,
+    operations,
+    placement,
+    versions,
+)
 
 ROUTERS: Final = (
     health.router,
@@ -10,6 +21,7 @@ ROUTERS: Final = (
     placement.router,
     aliases.router,
     adapters.router,
+    base_models.router,
     operations.router,
     fleet.router,
     audit.router,

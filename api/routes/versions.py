@@ -13,8 +13,8 @@ from api.schemas import OperationBody, PublishBody
 from api.submission import submit_publish
 from api.text import Storable
 from api.waiting import WaitFor, wait_for_end
-from loradock.registry import versions
-from loradock.registry.views import Page, VersionView
+from loradock.registry import retirement, versions
+from loradock.registry.views import Page, VersionDetail, VersionView
 
 router = APIRouter(
     prefix="/v1/adapters/{name:path}/versions", tags=["versions"], dependencies=[OPERATOR_TOKEN]
@@ -64,13 +64,32 @@ async def list_versions(
         return await versions.list_versions(reader, name, limit=limit, cursor=cursor)
 
 
+@router.delete(
+    "/{version}",
+    responses=documented("adapter_not_found", "version_not_found", "version_in_use", "invalid_name"),
+)
+async def delete_version(
+    *,
+    name: AdapterPath,
+    version: Annotated[PathVersion, Path(description="The version's number.", examples=[1])],
+    parts: Parts,
+    actor: Actor,
+) -> VersionDetail:
+    """Retire a version that nothing names. Its number and digest stay for history; its bytes are collected later.
+
+    A publish of the same weights brings it back under the same number.
+    """
+    async with parts.database.transaction() as tx:
+        return await retirement.retire(tx, name, version, actor)
+
+
 @router.get("/{version}", responses=documented("adapter_not_found", "version_not_found", "invalid_name"))
 async def get_version(
     *,
     name: AdapterPath,
     version: Annotated[PathVersion, Path(description="The version's number.", examples=[1])],
     parts: Parts,
-) -> VersionView:
-    """One version, with its manifest and what inspection found."""
+) -> VersionDetail:
+    """One version, with its manifest and the report of its inspection."""
     async with parts.database.read() as reader:
         return await versions.get_version(reader, name, version)

@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
+from loradock.artifacts.bandwidth import Bandwidth
 from loradock.artifacts.cache import HostCache
-from loradock.artifacts.protocol import ObjectStore, Source
+from loradock.artifacts.cache_policy import CachePolicy, VerifyPolicy
+from loradock.artifacts.cache_upkeep import CacheUpkeep
+from loradock.artifacts.protocol import ObjectStore
 from loradock.artifacts.s3 import s3_client
 from loradock.artifacts.sources.address import bucket_folder, file_path, parse_address
-from loradock.artifacts.sources.file import FileSource
+from loradock.artifacts.sources.build import build_sources, chosen_region
 from loradock.artifacts.sources.registry import SourceSet
-from loradock.artifacts.sources.s3 import S3Source
 from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.artifacts.stores.folder import FolderStore
 from loradock.artifacts.stores.s3 import S3Store
+from loradock.artifacts.transfer import TransferOptions
 from loradock.core.errors import LoradockError
 from loradock.core.settings import Settings
 
@@ -23,12 +26,7 @@ def open_sources(settings: Settings) -> SourceSet:
     Raises:
         LoradockError: `setting_invalid`.
     """
-    client = s3_client(endpoint=settings.source_endpoint, region=settings.object_store_region)
-    sources: dict[str, Source] = {
-        "file": FileSource(settings.file_roots, max_files=settings.source_max_files),
-        "s3": S3Source(client, settings.source_buckets, max_files=settings.source_max_files),
-    }
-    return SourceSet(sources)
+    return build_sources(settings)
 
 
 def open_objects(settings: Settings) -> ObjectStore:
@@ -44,8 +42,19 @@ def open_objects(settings: Settings) -> ObjectStore:
             return FolderStore(Path(file_path(address)))
         if scheme == "s3":
             bucket, prefix = bucket_folder(address)
-            client = s3_client(endpoint=settings.object_store_endpoint, region=settings.object_store_region)
-            return S3Store(client, bucket, prefix)
+            client = s3_client(
+                endpoint=settings.object_store_endpoint,
+                region=chosen_region(settings),
+                path_style=settings.s3_path_style,
+                allow_http=settings.s3_allow_http,
+            )
+            return S3Store(
+                client,
+                bucket,
+                prefix,
+                stall_seconds=settings.transfer_stall_seconds,
+                bandwidth=open_bandwidth(settings),
+            )
     except LoradockError as error:
         raise LoradockError("setting_invalid", f"LORADOCK_OBJECT_STORE: {error.message}") from None
     raise LoradockError("setting_invalid", "LORADOCK_OBJECT_STORE is neither s3:// nor file://")
@@ -66,7 +75,12 @@ def open_staging(settings: Settings) -> Staging:
     Raises:
         LoradockError: `setting_invalid`.
     """
-    return Staging(settings.staging_dir, open_sources(settings), max_bytes=settings.source_max_bytes)
+    return Staging(
+        settings.staging_dir,
+        open_sources(settings),
+        max_bytes=settings.source_max_bytes,
+        max_seconds=settings.source_max_seconds,
+    )
 
 
 def open_cache(settings: Settings) -> HostCache:
@@ -75,4 +89,31 @@ def open_cache(settings: Settings) -> HostCache:
     Raises:
         LoradockError: `setting_invalid`.
     """
-    return HostCache(settings.cache_dir, open_store(settings))
+    return HostCache(settings.cache_dir, open_store(settings), cache_policy(settings))
+
+
+def open_upkeep(settings: Settings) -> CacheUpkeep:
+    """Care for the host's cache, without any store."""
+    return CacheUpkeep(settings.cache_dir, cache_policy(settings))
+
+
+def cache_policy(settings: Settings) -> CachePolicy:
+    """The limits of the host's cache."""
+    return CachePolicy(
+        verify=VerifyPolicy(settings.cache_verify),
+        sample_share=settings.cache_sample_share,
+        max_bytes=settings.cache_max_bytes,
+        max_age_seconds=settings.cache_max_age_seconds,
+        min_free_bytes=settings.cache_min_free_bytes,
+        free_target_bytes=settings.cache_free_target_bytes,
+        link_roots=settings.cache_link_roots,
+        transfer=TransferOptions(
+            parts=settings.transfer_parts, bandwidth=open_bandwidth(settings), durable=False
+        ),
+    )
+
+
+def open_bandwidth(settings: Settings) -> Bandwidth | None:
+    """The limit on transfers, None without one."""
+    rate = settings.transfer_bytes_per_second
+    return None if rate is None else Bandwidth(rate)

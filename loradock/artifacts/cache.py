@@ -1,38 +1,30 @@
 """The host's cache: adapters on local disk, at paths that carry name, version and digest.
 
-`<root>/<adapter>@<version>/` (`+` stands for the `/` of a name) holds for each artifact, named `sha256-<hex>`:
-the folder that engines read; beside it `.record.json` (the manifest, and how each file looked when it was last hashed),
-`.partial/` while it is downloaded, `.leases/`, and two lock files.
+Where the parts lie says `cache_layout`; what it may hold, `cache_policy`; what goes when it is full, `cache_upkeep`.
 """
 
+import os
+import random
 import shutil
 import stat
-import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from loradock.artifacts.disk import (
-    disk_errors,
-    file_lock,
-    remove_written,
-    sweep_temporary,
-    sync_folder,
-    sync_tree,
-    temporary_folder,
-    try_file_lock,
-)
+from loradock.artifacts.cache_layout import Places, places_of, places_with
+from loradock.artifacts.cache_policy import CachePolicy, VerifyPolicy
+from loradock.artifacts.cache_upkeep import CacheFigures, CacheUpkeep, Evicted, intact
+from loradock.artifacts.disk import disk_errors, file_lock
 from loradock.artifacts.leases import Holder, read_leases, remove_lease, write_lease
 from loradock.artifacts.manifest import check_manifest
-from loradock.artifacts.paths import digest_folder
-from loradock.artifacts.protocol import NoProgress, Progress
+from loradock.artifacts.protocol import NoProgress, Progress, Reader
 from loradock.artifacts.record import Record, read_record, unchanged, write_record
 from loradock.artifacts.store import ArtifactStore
-from loradock.artifacts.transfer import download, hash_file
+from loradock.artifacts.transfer import Copied, fetch
 from loradock.core.errors import LoradockError
 from loradock.core.models import Manifest, ManifestFile, VersionRef
-from loradock.core.names import MAX_VERSION, check_adapter_name, path_part
 
 
 class CacheOutcome(StrEnum):
@@ -57,46 +49,20 @@ class CachedAdapter:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """Where the parts of one artifact lie."""
-
-    folder: Path
-
-    @property
-    def record(self) -> Path:
-        return self.folder.with_name(self.folder.name + ".record.json")
-
-    @property
-    def partial(self) -> Path:
-        return self.folder.with_name(self.folder.name + ".partial")
-
-    @property
-    def leases(self) -> Path:
-        return self.folder.with_name(self.folder.name + ".leases")
-
-    @property
-    def lock(self) -> Path:
-        """Held while the folder is filled, repaired or removed."""
-        return self.folder.with_name(self.folder.name + ".lock")
-
-    @property
-    def lease_lock(self) -> Path:
-        """Held shortly, to note a lease or to decide that there is none; taken after `lock`."""
-        return self.folder.with_name(self.folder.name + ".leases.lock")
-
-
 class HostCache:
     """Adapters on this host. Any number of threads and processes may share one root.
 
     Args:
         root: made when missing; engines read below it.
         store: where artifacts are fetched from.
+        policy: its limits; by default none.
     """
 
-    def __init__(self, root: Path, store: ArtifactStore) -> None:
+    def __init__(self, root: Path, store: ArtifactStore, policy: CachePolicy | None = None) -> None:
         self._root = root.absolute()
         self._store = store
+        self._policy = policy or CachePolicy()
+        self._upkeep = CacheUpkeep(self._root, self._policy)
 
     def path(self, ref: VersionRef) -> Path:
         """Where the version lies or would lie.
@@ -120,18 +86,20 @@ class HostCache:
 
         Raises:
             LoradockError: `artifact_corrupt` (the bad file is gone, worth trying again), `artifact_missing`,
-                `store_unavailable`, `store_denied`, `disk_full`, `disk_error`, `invalid_name`.
+                `store_unavailable`, `store_denied`, `cache_full`, `disk_full`, `disk_error`, `invalid_name`.
         """
         places = self._places(ref)
-        if found := _found(places, ref.digest):
+        doubt = self._doubts()
+        if not doubt and (found := self._found(places)):
             return found
         told = progress or NoProgress()
         with disk_errors("the host's cache"), file_lock(places.lock, progress=told):
-            if found := _found(places, ref.digest):
+            if not doubt and (found := self._found(places)):
                 return found
             known = self._manifest(places, ref.digest, manifest)
             fetched = self._fill(places, known, told)
             write_record(places.record, Record.of(known, places.folder))
+        self._upkeep.note_use(places, hit=not fetched)
         outcome = CacheOutcome.DOWNLOADED if fetched else CacheOutcome.CACHED
         return CachedAdapter(places.folder, known, outcome, fetched)
 
@@ -190,20 +158,7 @@ class HostCache:
         Raises:
             LoradockError: `version_in_use` when a lease is left; `disk_error`.
         """
-        places = self._places(ref)
-        with disk_errors("the host's cache"), file_lock(places.lock, progress=progress):
-            with temporary_folder(self._root) as trash, file_lock(places.lease_lock):
-                if holders := read_leases(places.leases):
-                    names = ", ".join(f"{one.engine}@{one.incarnation}" for one in holders[:5])
-                    raise LoradockError("version_in_use", f"{ref.served_name} is relied on by {names}")
-                existed = _move_away(places, trash)
-                for left in (places.lease_lock, places.lock):
-                    left.unlink(missing_ok=True)
-            with suppress(OSError):  # other digests or a new pin are in there
-                places.leases.rmdir()
-            with suppress(OSError):
-                places.folder.parent.rmdir()
-        return existed
+        return self._upkeep.remove(self._places(ref), progress=progress)
 
     def sweep(self, *, older_than_seconds: float) -> list[Path]:
         """Remove what dead processes left: half removed versions, and downloads that nobody took up for so long.
@@ -211,17 +166,31 @@ class HostCache:
         Returns:
             What was removed.
         """
-        swept = sweep_temporary(self._root)
-        limit = time.time() - older_than_seconds
-        for partial in sorted(self._root.glob("*/sha256-*.partial")):
-            places = _Places(partial.with_name(partial.name.removesuffix(".partial")))
-            with suppress(OSError), try_file_lock(places.lock) as held:
-                if held and _newest(partial) < limit:
-                    shutil.rmtree(partial)
-                    swept.append(partial)
-        return swept
+        return self._upkeep.sweep(older_than_seconds)
 
-    def _manifest(self, places: _Places, digest: str, given: Manifest | None) -> Manifest:
+    def collect(self, *, leftovers_older_than_seconds: float) -> list[Evicted]:
+        """Bring the cache within its limits: see `CacheUpkeep.collect`."""
+        return self._upkeep.collect(leftovers_older_than_seconds=leftovers_older_than_seconds)
+
+    def figures(self) -> CacheFigures:
+        """The cache in numbers."""
+        return self._upkeep.figures()
+
+    def _doubts(self) -> bool:
+        verify = self._policy.verify
+        if verify is VerifyPolicy.SAMPLED:
+            return random.random() < self._policy.sample_share  # noqa: S311 - a sample, no secret
+        return verify is VerifyPolicy.ALWAYS
+
+    def _found(self, places: Places) -> CachedAdapter | None:
+        """The fast path: no lock, no hash; only what the record says and a look at each file."""
+        record = read_record(places.record, places.digest)
+        if record is None or not unchanged(record, places.folder):
+            return None
+        self._upkeep.note_use(places, hit=True)
+        return CachedAdapter(places.folder, record.manifest, CacheOutcome.CACHED, 0)
+
+    def _manifest(self, places: Places, digest: str, given: Manifest | None) -> Manifest:
         if given is not None:
             check_manifest(given)
             if given.digest != digest:
@@ -230,45 +199,56 @@ class HostCache:
         record = read_record(places.record, digest)
         return record.manifest if record else self._store.manifest(digest)
 
-    def _fill(self, places: _Places, manifest: Manifest, progress: Progress) -> int:
+    def _fill(self, places: Places, manifest: Manifest, progress: Progress) -> int:
         """Bring the folder to what the manifest says; returns the bytes fetched."""
         if places.folder.is_dir():
             _remove_strangers(places.folder, manifest)
-            fetched = sum(
-                self._repair(places, manifest.digest, file, progress)
-                for file in manifest.files
-                if not _intact(places.folder / file.path, file, progress)
-            )
+            damaged = [
+                file for file in manifest.files if not intact(places.folder / file.path, file, progress)
+            ]
+            self._make_room(places, damaged)
+            fetched = sum(self._repair(places, manifest.digest, file, progress) for file in damaged)
             shutil.rmtree(places.partial, ignore_errors=True)
-            sync_tree(places.folder)
             return fetched
         places.partial.mkdir(parents=True, exist_ok=True)
         _remove_strangers(places.partial, manifest)
-        fetched = sum(
-            self._fetch(places.partial, manifest.digest, file, progress)
-            for file in manifest.files
-            if not _intact(places.partial / file.path, file, progress)
-        )
-        sync_tree(places.partial)
+        self._make_room(places, manifest.files)
+        fetched = sum(self._fetch(places, manifest.digest, file, progress) for file in manifest.files)
         places.partial.rename(places.folder)
-        sync_folder(places.folder.parent)
-        sync_folder(self._root)
         return fetched
 
-    def _repair(self, places: _Places, digest: str, file: ManifestFile, progress: Progress) -> int:
+    def _make_room(self, places: Places, files: "tuple[ManifestFile, ...] | list[ManifestFile]") -> None:
+        need = 0
+        for file in files:
+            have = 0
+            with suppress(OSError):
+                have = (places.partial / file.path).lstat().st_blocks * 512
+            need += max(0, file.size - have)
+        if need:
+            self._upkeep.make_room(need, places)
+
+    def _repair(self, places: Places, digest: str, file: ManifestFile, progress: Progress) -> int:
         """Replace one file in a folder that may be in use: an engine has the old one open or the new one, whole."""
-        fetched = self._fetch(places.partial, digest, file, progress)
+        fetched = self._fetch(places, digest, file, progress)
         target = places.folder / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         (places.partial / file.path).replace(target)
         return fetched
 
-    def _fetch(self, folder: Path, digest: str, file: ManifestFile, progress: Progress) -> int:
-        path = folder / file.path
-        path.unlink(missing_ok=True)
-        with self._store.fetch_file(digest, file.path) as reader:
-            copied = download(reader, path, progress, limit=file.size)
-        if (copied.size, copied.sha256) != (file.size, file.sha256):
+    def _fetch(self, places: Places, digest: str, file: ManifestFile, progress: Progress) -> int:
+        """Have one file in the partial folder; returns the bytes fetched: 0 when an earlier try had them all."""
+        path = places.partial / file.path
+        wanted = Copied(file.size, file.sha256)
+        left = _left(path)
+        if left == file.size and intact(path, file, progress):
+            return 0
+        if left is None and (self._link(digest, file, path, progress) or self._copy(places, file, progress)):
+            return file.size
+        copied = self._transfer(digest, file, path, progress)
+        if copied != wanted and left:  # what an earlier try left was no good
+            path.unlink(missing_ok=True)
+            copied = self._transfer(digest, file, path, progress)
+        if copied != wanted:
             path.unlink(missing_ok=True)
             raise LoradockError(
                 "artifact_corrupt",
@@ -276,32 +256,72 @@ class HostCache:
                 path=file.path,
                 digest=digest,
             )
-        return copied.size
+        return file.size
 
-    def _places(self, ref: VersionRef) -> _Places:
-        check_adapter_name(ref.adapter)
-        if ref.version > MAX_VERSION:
-            raise LoradockError("invalid_name", f"{ref.version} is not a version's number")
-        return _Places(self._root / path_part(ref.adapter, ref.version) / digest_folder(ref.digest))
+    def _transfer(self, digest: str, file: ManifestFile, path: Path, progress: Progress) -> Copied:
+        def opener(start: int, length: int | None) -> AbstractContextManager[Reader]:
+            return self._store.fetch_file(digest, file.path, start=start, length=length)
+
+        return fetch(opener, path, progress, size=file.size, options=self._policy.transfer)
+
+    def _copy(self, places: Places, file: ManifestFile, progress: Progress) -> bool:
+        """Take the file from another version of the same digest on this host, if one has it."""
+        for other in places_with(self._root, places.digest):
+            source = other.folder / file.path
+            if other == places or read_record(other.record, places.digest) is None:
+                continue
+            with suppress(OSError, LoradockError):
+                copied = fetch(
+                    lambda start, _, source=source: _opened(source, start),  # type: ignore[misc]
+                    places.partial / file.path,
+                    progress,
+                    size=file.size,
+                    options=self._policy.transfer,
+                )
+                if copied == Copied(file.size, file.sha256):
+                    return True
+            (places.partial / file.path).unlink(missing_ok=True)
+        return False
+
+    def _link(self, digest: str, file: ManifestFile, path: Path, progress: Progress) -> bool:
+        """Share the store's own file, where nobody ever changes it and it lies on the same file system."""
+        source = self._store.local_file(digest, file.path) if self._policy.link_roots else None
+        if source is None:
+            return False
+        source = source.resolve()
+        if not any(source.is_relative_to(root.resolve()) for root in self._policy.link_roots):
+            return False
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(source, path, follow_symlinks=False)
+        except OSError:  # another file system, or one without links
+            return False
+        if intact(path, file, progress):
+            return True
+        path.unlink()
+        return False
+
+    def _places(self, ref: VersionRef) -> Places:
+        return places_of(self._root, ref)
 
 
-def _found(places: _Places, digest: str) -> CachedAdapter | None:
-    """The fast path: no lock, no hash; only what the record says and a look at each file."""
-    record = read_record(places.record, digest)
-    if record is None or not unchanged(record, places.folder):
-        return None
-    return CachedAdapter(places.folder, record.manifest, CacheOutcome.CACHED, 0)
+@contextmanager
+def _opened(path: Path, start: int) -> Iterator[Reader]:
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        yield file
 
 
-def _intact(path: Path, file: ManifestFile, progress: Progress) -> bool:
+def _left(path: Path) -> int | None:
+    """The size of what an earlier try left, None when there is nothing to go on from."""
     try:
         status = path.lstat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
-            return False
-        found = hash_file(path, progress, limit=file.size)
     except (FileNotFoundError, NotADirectoryError):
-        return False
-    return (found.size, found.sha256) == (file.size, file.sha256)
+        return None
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+        return status.st_size
+    path.unlink()
+    return None
 
 
 def _remove_strangers(folder: Path, manifest: Manifest) -> None:
@@ -315,17 +335,3 @@ def _remove_strangers(folder: Path, manifest: Manifest) -> None:
                 path.rmdir()
         elif name not in files:
             path.unlink()
-
-
-def _move_away(places: _Places, trash: Path) -> bool:
-    """Take an artifact's parts out of sight, the record first: without it nothing counts as complete."""
-    existed = places.folder.is_dir()
-    remove_written(places.record)
-    for number, part in enumerate((places.folder, places.partial)):
-        with suppress(FileNotFoundError):
-            part.rename(trash / str(number))
-    return existed
-
-
-def _newest(folder: Path) -> float:
-    return max((path.lstat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)

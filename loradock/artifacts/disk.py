@@ -56,9 +56,9 @@ def sync_tree(path: Path) -> None:
 
 
 def create_file(path: Path) -> int:
-    """Open a new file for writing, making its folders; the descriptor is the caller's to close."""
+    """Open a new file to write and read back, making its folders; the descriptor is the caller's to close."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
 
 
 def open_plain(path: Path) -> BinaryIO:
@@ -76,7 +76,7 @@ def open_plain(path: Path) -> BinaryIO:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, replacing what was there. Its writers hold a lock among themselves."""
-    new = _new(path)
+    new = unwritten(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with new.open("wb") as file:
         file.write(data)
@@ -86,13 +86,22 @@ def write_durably(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """As `write_durably`, but a power cut may lose or spoil it."""
+    new = unwritten(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new.write_bytes(data)
+    new.replace(path)
+
+
 def remove_written(path: Path) -> None:
     """Remove what `write_durably` wrote, and what a killed one left; fine when there is nothing."""
     path.unlink(missing_ok=True)
-    _new(path).unlink(missing_ok=True)
+    unwritten(path).unlink(missing_ok=True)
 
 
-def _new(path: Path) -> Path:
+def unwritten(path: Path) -> Path:
+    """Where `write_durably` writes before it replaces."""
     # One name, not a random one: what a kill leaves is overwritten by the next write.
     return path.with_name(f"{path.name}.new")
 

@@ -1,74 +1,80 @@
-"""Whether an adapter can be served, told from its config and its weights' header before anything moves further.
-
-Not checked here: that the numbers are finite (the weights themselves are not read).
-"""
+"""Whether an adapter can be served, told from its config and its weights before anything moves further."""
 
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from loradock.artifacts.disk import open_plain
+from loradock.artifacts.finite import scan_weights
 from loradock.artifacts.manifest import CONFIG_FILE, WEIGHTS_FILE
-from loradock.artifacts.peft_config import MAX_CONFIG_BYTES, PeftConfig, parse_config
+from loradock.artifacts.modules import LoraModule, engine_features, group_modules
+from loradock.artifacts.peft_config import (
+    MAX_CONFIG_BYTES,
+    PeftConfig,
+    parse_config,
+    read_content,
+    served_features,
+    unserved_features,
+)
+from loradock.artifacts.protocol import Progress
 from loradock.artifacts.weights import Tensor, WeightsHeader, read_header
-from loradock.core.errors import LoradockError
-from loradock.core.models import AdapterTraits
+from loradock.core.base_config import BaseConfig
+from loradock.core.base_fit import check_fit, with_base
+from loradock.core.errors import Fault, LoradockError
+from loradock.core.inspection import (
+    BaseCheck,
+    Finding,
+    InspectionReport,
+    ModuleGroup,
+    Verdict,
+    WeightsScan,
+    verdict_of,
+)
+from loradock.core.models import AdapterTraits, Failure
 
+MAX_REPORT_BYTES: Final = 512 * 1024
+"""A report travels through workflows, where 2 MiB are the end for all values of a call together."""
 MAX_TARGET_MODULES: Final = 1000
 SERVED_DTYPES: Final = frozenset({"F16", "BF16", "F32", "F64"})
 
 _PREFIX: Final = "base_model.model."
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<half>[AB])\.weight")
-_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(?P<index>[0-9]{1,6})(?:\.|$)")
 _VOCABULARY: Final = frozenset({"embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings"})
 
 
 @dataclass(frozen=True, slots=True)
-class LoraModule:
-    """One adapted module.
-
-    Attributes:
-        name: as the base model names it, e.g. `model.layers.0.self_attn.q_proj`.
-        rank: rows of A, columns of B.
-        size_in: columns of A, the module's inputs.
-        size_out: rows of B, the module's outputs.
-    """
-
-    name: str
-    rank: int
-    size_in: int
-    size_out: int
-
-    @property
-    def target(self) -> str:
-        """The last part of the name."""
-        return self.name.rpartition(".")[2]
-
-    @property
-    def layer(self) -> int | None:
-        """The index of the layer that the module belongs to."""
-        match = _LAYER.search(self.name)
-        return int(match["index"]) if match else None
-
-
-@dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found.
+    """What was found in config and header.
 
     Attributes:
         modules: sorted by name.
+        groups: the same in short, sorted by pattern.
+        findings: the features, none of which stands against serving it.
     """
 
     traits: AdapterTraits
     config: PeftConfig
+    header: WeightsHeader
     modules: tuple[LoraModule, ...]
+    groups: tuple[ModuleGroup, ...]
+    findings: tuple[Finding, ...]
+
+    def report(self, scan: WeightsScan | None = None) -> InspectionReport:
+        """The report, to which a comparison with a base may be added."""
+        return InspectionReport(
+            verdict=verdict_of(self.findings),
+            findings=self.findings,
+            traits=self.traits,
+            modules=self.groups,
+            scan=scan,
+        )
 
 
 def inspect_folder(folder: Path) -> Inspection:
-    """Judge a local folder that holds one adapter.
+    """Judge a local folder that holds one adapter by its config and its weights' header.
 
     Raises:
         LoradockError: `config_missing`, `config_invalid`, `weights_missing`, `weights_corrupt`,
@@ -78,18 +84,81 @@ def inspect_folder(folder: Path) -> Inspection:
     return inspect(config, read_header(folder / WEIGHTS_FILE))
 
 
+class Inspected(NamedTuple):
+    """An adapter that can be served, as far as it can tell by itself."""
+
+    traits: AdapterTraits
+    report: InspectionReport
+
+
+def inspect_weights(folder: Path, progress: Progress | None = None) -> Inspected:
+    """Judge a private copy of an adapter by all that it holds, every number of its weights included.
+
+    Raises:
+        LoradockError: those of `inspect_folder`; `weights_not_finite`, `disk_error`.
+    """
+    inspection = inspect_folder(folder)
+    scan = scan_weights(folder / WEIGHTS_FILE, inspection.header, progress)
+    return Inspected(inspection.traits, inspection.report(scan))
+
+
+def examine(
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    base: BaseConfig | None = None,
+    base_model: str | None = None,
+) -> InspectionReport:
+    """Judge a private copy of an adapter: what stands against serving it is told in the report, not raised.
+
+    Args:
+        base: the base model's config to compare with, its name being `base_model`.
+
+    Raises:
+        LoradockError: the folder cannot be read for a reason that is not the adapter's.
+    """
+    report = InspectionReport(verdict=Verdict.NOT_SERVABLE)
+    try:
+        inspection = inspect_folder(folder)
+        report = inspection.report()
+        if base is not None:
+            report = with_base(report, base, base_model=base_model)
+        scan = scan_weights(folder / WEIGHTS_FILE, inspection.header, progress)
+        return report.model_copy(update={"scan": scan})
+    except LoradockError as error:
+        if error.spec.fault is not Fault.CALLER:
+            raise
+        changes: dict[str, Any] = {"findings": report.findings or _refusals(folder)}
+        if error.code == "base_model_mismatch" and base is not None:
+            changes["base"] = BaseCheck(
+                checked=True, base_model=base_model, origin="given", fingerprint=base.fingerprint, notes=()
+            )
+        return report.refused(Failure.of(error)).model_copy(update=changes)
+
+
+def _refusals(folder: Path) -> tuple[Finding, ...]:
+    """All features of a refused config that stand against it; none when it cannot even be read."""
+    try:
+        return tuple(unserved_features(read_content(_config_bytes(folder / CONFIG_FILE))))
+    except LoradockError:
+        return ()
+
+
 def read_config(path: Path) -> PeftConfig:
     """Read an adapter's config from its file.
 
     Raises:
         LoradockError: `config_missing`, `config_invalid`, `adapter_not_supported`.
     """
+    return parse_config(_config_bytes(path))
+
+
+def _config_bytes(path: Path) -> bytes:
     try:
         with open_plain(path) as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
+            return file.read(MAX_CONFIG_BYTES + 1)
     except OSError:
         raise LoradockError("config_missing", f"{CONFIG_FILE} cannot be read") from None
-    return parse_config(data)
 
 
 def inspect(config: PeftConfig, header: WeightsHeader) -> Inspection:
@@ -118,62 +187,27 @@ def inspect(config: PeftConfig, header: WeightsHeader) -> Inspection:
     )
     if len(traits.target_modules) > MAX_TARGET_MODULES:
         raise _unsupported(f"more than {MAX_TARGET_MODULES} different modules are adapted")
-    return Inspection(traits, config, modules)
+    groups = group_modules(modules)
+    findings = (*served_features(config), *engine_features(groups))
+    for finding in findings:
+        if finding.verdict is Verdict.NOT_SERVABLE:
+            raise _unsupported(finding.detail)
+    inspection = Inspection(traits, config, header, modules, groups, findings)
+    if len(inspection.report().model_dump_json()) > MAX_REPORT_BYTES:
+        raise _unsupported("the adapted modules have too many different names")
+    return inspection
 
 
 def check_base(inspection: Inspection, base_config: Mapping[str, Any]) -> None:
     """Check an adapter against the `config.json` of the base model that it shall run on.
 
-    Only what the config tells is checked: layers, and the sizes of Llama-like attention and MLP modules.
+    Only what the config tells is checked: layers, module names of well-known architectures, and the sizes of Llama-like
+    attention and MLP modules.
 
     Raises:
         LoradockError: `base_model_mismatch`.
     """
-    config = base_config.get("text_config", base_config)
-    layers = _number(config, "num_hidden_layers")
-    if layers is not None and inspection.traits.layers > layers:
-        raise LoradockError(
-            "base_model_mismatch", f"the adapter has {inspection.traits.layers} layers, the base has {layers}"
-        )
-    sizes = _expected_sizes(config)
-    for module in inspection.modules:
-        wanted = sizes.get(module.target, (None, None))
-        for kind, found, expected in zip(
-            ("inputs", "outputs"), (module.size_in, module.size_out), wanted, strict=True
-        ):
-            if expected is not None and found != expected:
-                raise LoradockError(
-                    "base_model_mismatch", f"{module.name} has {found} {kind}, the base has {expected}"
-                )
-
-
-def _expected_sizes(config: Mapping[str, Any]) -> dict[str, tuple[int | None, int | None]]:
-    """Inputs and outputs by module name, None where the config does not tell."""
-    hidden = _number(config, "hidden_size")
-    heads = _number(config, "num_attention_heads")
-    mlp = _number(config, "intermediate_size")
-    if "num_experts" in config or "num_local_experts" in config or "n_routed_experts" in config:
-        mlp = None  # experts and shared blocks have widths of their own
-    head = _number(config, "head_dim") or (hidden // heads if hidden and heads else None)
-    query = heads * head if heads and head else None
-    kv_heads = _number(config, "num_key_value_heads") or heads
-    key = kv_heads * head if kv_heads and head else None
-    if config.get("attn_output_gate") or "kv_lora_rank" in config:
-        query = key = None  # gated or compressed attention: other shapes under the same names
-    return {
-        "q_proj": (hidden, query),
-        "k_proj": (hidden, key),
-        "v_proj": (hidden, key),
-        "o_proj": (query, hidden),
-        "gate_proj": (hidden, mlp),
-        "up_proj": (hidden, mlp),
-        "down_proj": (mlp, hidden),
-    }
-
-
-def _number(config: Mapping[str, Any], name: str) -> int | None:
-    value = config.get(name)
-    return value if type(value) is int and value > 0 else None
+    check_fit(inspection.groups, BaseConfig.of(base_config))
 
 
 def _modules(tensors: Iterable[Tensor]) -> tuple[LoraModule, ...]:

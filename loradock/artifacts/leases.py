@@ -3,6 +3,7 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from loradock.core.names import check_simple_name
 
@@ -25,6 +26,8 @@ class Holder:
         Raises:
             LoradockError: `invalid_name`.
         """
+        if self == PINNED:
+            return self.engine
         return f"{check_simple_name(self.engine)}@{check_simple_name(self.incarnation)}"
 
 
@@ -50,3 +53,7 @@ def read_leases(folder: Path) -> tuple[Holder, ...]:
             engine, _, incarnation = path.name.partition("@")
             holders.append(Holder(engine, incarnation))
     return tuple(sorted(holders))
+
+
+PINNED: Final = Holder("pinned", "")
+"""The pin of a hand: no engine's life ends it."""

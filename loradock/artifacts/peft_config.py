@@ -7,9 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from loradock.artifacts.strict_json import strict_json
 from loradock.core.errors import LoradockError
+from loradock.core.inspection import EngineNeed, Finding, Verdict
 
 MAX_CONFIG_BYTES: Final = 1024 * 1024
 MAX_RANK: Final = 4096
+ENGINE_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as `--max-lora-rank`."""
+DEFAULT_ENGINE_RANK: Final = 16
 
 Rank = Annotated[int, Field(ge=1, le=MAX_RANK, strict=True)]
 Alpha = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
@@ -74,6 +78,28 @@ def parse_config(data: bytes) -> PeftConfig:
     Raises:
         LoradockError: `config_invalid`; `adapter_not_supported`, naming the feature.
     """
+    content = read_content(data)
+    if content.get("peft_type") != "LORA":
+        raise _invalid(f"peft_type is {str(content.get('peft_type'))[:40]!r}, not 'LORA'")
+    try:
+        config = PeftConfig.model_validate(content)
+    except ValidationError as error:
+        fields = "; ".join(
+            f"{part['loc'][0]}: {part['msg']}" for part in error.errors(include_input=False)[:3]
+        )
+        raise _invalid(fields) from None
+    for finding in unserved_features(content):
+        raise LoradockError("adapter_not_supported", finding.detail, field=finding.feature)
+    _check_patterns(config)
+    return config
+
+
+def read_content(data: bytes) -> dict[str, Any]:
+    """The config's fields as they stand.
+
+    Raises:
+        LoradockError: `config_invalid`.
+    """
     if len(data) > MAX_CONFIG_BYTES:
         raise _invalid(f"it has more than {MAX_CONFIG_BYTES} bytes")
     try:
@@ -84,33 +110,67 @@ def parse_config(data: bytes) -> PeftConfig:
         raise _invalid(str(error)[:200]) from None
     if not isinstance(content, dict):
         raise _invalid("it is not an object")
-    if content.get("peft_type") != "LORA":
-        raise _invalid(f"peft_type is {str(content.get('peft_type'))[:40]!r}, not 'LORA'")
-    try:
-        config = PeftConfig.model_validate(content)
-    except ValidationError as error:
-        fields = "; ".join(
-            f"{part['loc'][0]}: {part['msg']}" for part in error.errors(include_input=False)[:3]
-        )
-        raise _invalid(fields) from None
-    _check_features(content)
-    _check_patterns(config)
-    return config
+    return content
 
 
-def _check_features(content: dict[str, Any]) -> None:
-    for field, feature in _UNSERVED.items():
-        if content.get(field):
-            raise LoradockError("adapter_not_supported", f"vLLM does not serve {feature}", field=field)
+def unserved_features(content: dict[str, Any]) -> list[Finding]:
+    """What the config asks for that vLLM does not serve, each by the name of its field."""
+    found = [
+        _unserved(field, f"vLLM does not serve {feature}")
+        for field, feature in _UNSERVED.items()
+        if content.get(field)
+    ]
     if content.get("bias", "none") != "none":
-        raise LoradockError("adapter_not_supported", "vLLM does not serve trained biases", field="bias")
+        found.append(_unserved("bias", "vLLM does not serve trained biases"))
     start = content.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower() not in _PLAIN_INITIALISATIONS:
-        raise LoradockError(
-            "adapter_not_supported",
-            f"init_lora_weights {start[:40]!r} changes the base model; convert the adapter to a plain LoRA",
-            field="init_lora_weights",
+        found.append(
+            _unserved(
+                "init_lora_weights",
+                f"init_lora_weights {start[:40]!r} changes the base model; convert the adapter to a plain LoRA",
+            )
         )
+    return found
+
+
+def served_features(config: PeftConfig) -> list[Finding]:
+    """What a config that passed asks of an engine."""
+    found = [_rank(config.engine_rank)]
+    if config.use_rslora:
+        found.append(
+            Finding(
+                feature="rslora", verdict=Verdict.SERVABLE, detail="scaled by alpha over the root of the rank"
+            )
+        )
+    for field, pattern in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
+        if pattern:
+            what = field.removesuffix("_pattern")
+            found.append(
+                Finding(
+                    feature=field,
+                    verdict=Verdict.CONDITIONAL,
+                    detail=f"modules have a {what} of their own: older vLLM versions do not look at {field}",
+                    needs=EngineNeed(property="vllm_version", setting="vLLM 0.32 or newer"),
+                )
+            )
+    return found
+
+
+def _rank(rank: int) -> Finding:
+    setting = next((choice for choice in ENGINE_RANKS if choice >= rank), None)
+    if setting is None:
+        detail = f"rank {rank}: --max-lora-rank ends at {ENGINE_RANKS[-1]}"
+        return Finding(feature="rank", verdict=Verdict.NOT_SERVABLE, detail=detail)
+    return Finding(
+        feature="rank",
+        verdict=Verdict.SERVABLE if rank <= DEFAULT_ENGINE_RANK else Verdict.CONDITIONAL,
+        detail=f"rank {rank}",
+        needs=EngineNeed(property="max_lora_rank", at_least=rank, setting=f"--max-lora-rank {setting}"),
+    )
+
+
+def _unserved(field: str, detail: str) -> Finding:
+    return Finding(feature=field, verdict=Verdict.NOT_SERVABLE, detail=detail)
 
 
 def _check_patterns(config: PeftConfig) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Progress(Protocol):
@@ -68,22 +68,40 @@ class Source(Protocol):
     def exists(self, uri: str) -> bool:
         """Whether there is something to list; False instead of `source_not_found`."""
 
-    def list(self, uri: str) -> list[SourceFile]:
-        """All files below the address, sorted by path; nothing is read yet.
+    def list(self, uri: str, progress: Progress | None = None) -> list[SourceFile]:
+        """All files below the address, sorted by path; nothing is read yet where that can be avoided.
+
+        Args:
+            progress: asked (with 0) several times a second while the source waits, so that it can be cancelled; a
+                source that never waits long need not.
 
         Raises:
             LoradockError: also `source_too_large` (more files than allowed), and `source_not_allowed` for a file
                 that leads out of the folder or is no plain file.
         """
 
-    def fetch(self, uri: str, file: SourceFile) -> AbstractContextManager[Reader]:
+    def fetch(
+        self, uri: str, file: SourceFile, progress: Progress | None = None
+    ) -> AbstractContextManager[Reader]:
         """Open one listed file.
 
-        The reader gives exactly `file.size` bytes of the content that `file.identity` names.
+        The reader gives exactly `file.size` bytes of the content that `file.identity` names. What can heal (a body
+        that stalls or breaks off) is tried again inside, from where it was.
+
+        Args:
+            progress: as for `list`; bytes are counted by the caller, not here.
 
         Raises:
             LoradockError: also `source_changed`, at opening or while reading.
         """
+
+
+@runtime_checkable
+class KeepsCopies(Protocol):
+    """A source that has to copy a whole address before it can give one file of it (an archive)."""
+
+    def forget(self, uri: str) -> None:
+        """The caller is done with this address; what was copied for it may go. Fine when there is nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +141,14 @@ class ObjectStore(Protocol):
             LoradockError: also `artifact_corrupt` when the local file is not what was announced.
         """
 
-    def open(self, key: str) -> AbstractContextManager[Reader]:
-        """Read an object as it is now.
+    def open(self, key: str, *, start: int = 0, length: int | None = None) -> AbstractContextManager[Reader]:
+        """Read an object as it is now, or a range of it.
+
+        A reader may have a method `cancel()`, which another thread calls to break off a read that waits.
+
+        Args:
+            start: first byte; below the object's size unless both are 0.
+            length: bytes at most; None is to the end.
 
         Raises:
             LoradockError: also `artifact_missing`.
@@ -135,6 +159,9 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the object; fine when there is none."""
+
+    def sweep(self, older_than_seconds: float) -> "list[str]":
+        """Remove what killed writers left unfinished for so long; returns a name for each."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key begins with `prefix`, by key; `prefix` is empty or ends with a slash."""

@@ -2,11 +2,12 @@
 
 import os
 import stat
+from functools import cache
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from loradock.artifacts.disk import write_durably
+from loradock.artifacts.disk import write_whole
 from loradock.artifacts.manifest import check_manifest
 from loradock.core.errors import LoradockError
 from loradock.core.models import Manifest, Model
@@ -36,10 +37,12 @@ class Record(Model):
 
     Attributes:
         looks: by the file's path.
+        boot: the host's life in which they were hashed. After a power cut a file may look the same and hold zeros.
     """
 
     manifest: Manifest
     looks: dict[str, FileLook]
+    boot: str = ""
 
     @classmethod
     def of(cls, manifest: Manifest, folder: Path) -> "Record":
@@ -49,12 +52,21 @@ class Record(Model):
             OSError: a file is gone.
         """
         looks = {file.path: FileLook.of((folder / file.path).lstat()) for file in manifest.files}
-        return cls(manifest=manifest, looks=looks)
+        return cls(manifest=manifest, looks=looks, boot=boot_id())
+
+
+@cache
+def boot_id() -> str:
+    """What tells this life of the host from the one before; empty where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Keep a record, replacing an older one."""
-    write_durably(path, record.model_dump_json().encode())
+    """Keep a record, replacing an older one. What a power cut does to it is seen: another boot, or not readable."""
+    write_whole(path, record.model_dump_json().encode())
 
 
 def read_record(path: Path, digest: str) -> Record | None:
@@ -68,7 +80,9 @@ def read_record(path: Path, digest: str) -> Record | None:
 
 
 def unchanged(record: Record, folder: Path) -> bool:
-    """Whether exactly the recorded files are there and look as they did."""
+    """Whether exactly the recorded files are there and look as they did, in the same life of the host."""
+    if record.boot != boot_id():
+        return False
     for path, look in record.looks.items():
         try:
             status = (folder / path).lstat()

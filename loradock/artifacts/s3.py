@@ -1,14 +1,19 @@
 """What the S3 source and the S3 store share: the client, the errors, the stream."""
 
+import ipaddress
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from botocore.response import StreamingBody
+from pydantic import SecretStr
 from urllib3.exceptions import HTTPError
 
 from loradock.core.errors import LoradockError
@@ -16,6 +21,9 @@ from loradock.core.errors import LoradockError
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
+DEFAULT_REGION: Final = "us-east-1"
+TRUE_WORDS: Final = frozenset({"1", "true", "yes", "on"})
+CLIENT_ATTEMPTS: Final = 3
 CONNECT_SECONDS: Final = 5
 STALL_SECONDS: Final = 20
 """A body that brings nothing for so long has broken off."""
@@ -26,33 +34,97 @@ _DENIED = frozenset(
 )
 
 
-def s3_client(*, endpoint: str | None = None, region: str | None = None) -> "S3Client":
+@dataclass(frozen=True, slots=True)
+class S3Keys:
+    """Credentials given by name instead of by the normal chain: a key pair, or a profile of AWS's own files."""
+
+    access_key_id: SecretStr | None = None
+    secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+    profile: str | None = None
+
+
+def s3_client(
+    *,
+    endpoint: str | None = None,
+    region: str | None = None,
+    path_style: bool | None = None,
+    allow_http: bool | None = None,
+    stall_seconds: float = STALL_SECONDS,
+    keys: S3Keys | None = None,
+) -> "S3Client":
     """A client with credentials from the normal AWS chain; may be used by many threads.
 
     Args:
-        endpoint: address of an S3-compatible store; without it `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL` or AWS.
+        endpoint: address of an S3-compatible store; without it `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`,
+            `AWS_ENDPOINT` or AWS.
+        region: without it `AWS_REGION`, `AWS_DEFAULT_REGION` or us-east-1.
+        path_style: buckets in the path instead of the host; without it whenever there is an endpoint.
+        allow_http: plain http beyond this machine; without it `AWS_ALLOW_HTTP`, which is false when not set.
+        stall_seconds: the longest wait for the next bytes of an answer.
+        keys: in place of the normal chain.
 
     Raises:
         LoradockError: `setting_invalid`.
     """
+    endpoint = endpoint or _first_set("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    region = region or _first_set("AWS_REGION", "AWS_DEFAULT_REGION") or DEFAULT_REGION
+    _check_encrypted(endpoint, allow_http)
+    path_style = endpoint is not None if path_style is None else path_style
     config = Config(
         signature_version="s3v4",
         connect_timeout=CONNECT_SECONDS,
-        read_timeout=STALL_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": 3},
-        s3={"addressing_style": "path"} if endpoint else {},
+        read_timeout=stall_seconds,
+        retries={"mode": "standard", "total_max_attempts": CLIENT_ATTEMPTS},
+        s3={"addressing_style": "path" if path_style else "auto"},
         # What we read has a hash of ours to meet; what we write is checksummed explicitly.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         tcp_keepalive=True,
     )
+    given = keys or S3Keys()
     try:
-        client: S3Client = boto3.session.Session().client(
-            "s3", endpoint_url=endpoint, region_name=region, config=config
+        session = boto3.session.Session(
+            profile_name=given.profile,
+            aws_access_key_id=_plain(given.access_key_id),
+            aws_secret_access_key=_plain(given.secret_access_key),
+            aws_session_token=_plain(given.session_token),
         )
+        client: S3Client = session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
     except (BotoCoreError, ValueError) as error:
         raise LoradockError("setting_invalid", f"no S3 client can be made: {type(error).__name__}") from None
     return client
+
+
+def _first_set(*names: str) -> str | None:
+    return next((value for name in names if (value := os.environ.get(name))), None)
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+def _check_encrypted(endpoint: str | None, allow_http: bool | None) -> None:
+    """Refuse to send weights and signatures in the clear over a network, unless somebody said so.
+
+    Raises:
+        LoradockError: `setting_invalid`.
+    """
+    if endpoint is None or not endpoint.lower().startswith("http://"):
+        return
+    if allow_http is None:
+        allow_http = os.environ.get("AWS_ALLOW_HTTP", "").strip().lower() in TRUE_WORDS
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost" or host.endswith(".localhost")
+    if not allow_http and not local:
+        raise LoradockError(
+            "setting_invalid",
+            "the S3 endpoint is plain http on another machine: use https, or set LORADOCK_S3_ALLOW_HTTP=true "
+            "(AWS_ALLOW_HTTP counts too)",
+        )
 
 
 def error_code(error: ClientError) -> str:

@@ -2,12 +2,13 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from loradock.artifacts.deadline import Deadline
 from loradock.artifacts.disk import (
     disk_errors,
     file_lock,
@@ -19,7 +20,7 @@ from loradock.artifacts.disk import (
     try_file_lock,
     write_durably,
 )
-from loradock.artifacts.inspection import inspect_folder, read_config
+from loradock.artifacts.inspection import inspect_folder, inspect_weights, read_config
 from loradock.artifacts.manifest import (
     CONFIG_FILE,
     Selection,
@@ -29,13 +30,17 @@ from loradock.artifacts.manifest import (
     select_files,
 )
 from loradock.artifacts.paths import digest_folder
-from loradock.artifacts.protocol import NoProgress, Progress, Source, SourceFile
+from loradock.artifacts.protocol import KeepsCopies, NoProgress, Progress, Source, SourceFile
+from loradock.artifacts.together import run_together
 from loradock.artifacts.transfer import download, hash_file
 from loradock.core.errors import LoradockError
+from loradock.core.inspection import InspectionReport
 from loradock.core.models import AdapterTraits, Manifest, ManifestFile
 
 _MANIFEST: Final = ".manifest.json"
 _LOCK: Final = ".lock"
+_AT_ONCE: Final = 4
+"""Files of one source that are fetched beside each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +49,13 @@ class Staged:
 
     Attributes:
         path: the folder with the manifest's files and nothing else.
+        report: what the full inspection found; None for a copy that was found again, which was inspected when it was made.
     """
 
     path: Path
     manifest: Manifest
     traits: AdapterTraits
+    report: InspectionReport | None = field(default=None, compare=False, repr=False)
 
 
 class Staging:
@@ -58,27 +65,41 @@ class Staging:
         root: made when missing.
         source: where addresses are read from, e.g. a `SourceSet`.
         max_bytes: most bytes of one artifact.
+        max_seconds: the longest that one source may take.
     """
 
-    def __init__(self, root: Path, source: Source, *, max_bytes: int) -> None:
+    def __init__(self, root: Path, source: Source, *, max_bytes: int, max_seconds: float = 3600.0) -> None:
         self._root = root
         self._source = source
         self._max_bytes = max_bytes
+        self._max_seconds = max_seconds
 
-    def stage(self, uri: str, progress: Progress | None = None) -> Staged:
-        """Copy a source, hash and inspect it. The config is judged before the weights are read.
+    def stage(
+        self, uri: str, progress: Progress | None = None, *, listed: Sequence[SourceFile] | None = None
+    ) -> Staged:
+        """Copy a source, hash and inspect it. The config is judged before the weights are read, and the weights are
+        scanned in our own copy, which nobody changes meanwhile.
+
+        Args:
+            listed: the source's files, when the caller has just listed them.
 
         Raises:
             LoradockError: what the source raises; `config_missing`, `weights_missing`, `pickle_refused`,
-                `config_invalid`, `weights_corrupt`, `adapter_not_supported`, `source_too_large`, `disk_full`,
-                `disk_error`.
+                `config_invalid`, `weights_corrupt`, `weights_not_finite`, `adapter_not_supported`,
+                `source_too_large`, `source_timeout`, `disk_full`, `disk_error`.
         """
         told = progress or NoProgress()
-        selection = select_files(self._source.list(uri), max_bytes=self._max_bytes)
+        limited = Deadline(told, self._max_seconds)
         with disk_errors("staging"), temporary_folder(self._root) as temporary:
-            manifest = self._fetch_all(uri, selection, temporary, told)
-            traits = inspect_folder(temporary).traits
-            return Staged(self._keep(temporary, manifest, told), manifest, traits)
+            try:
+                files = self._source.list(uri, limited) if listed is None else listed
+                selection = select_files(files, max_bytes=self._max_bytes)
+                manifest = self._fetch_all(uri, selection, temporary, limited)
+            finally:
+                if isinstance(self._source, KeepsCopies):
+                    self._source.forget(uri)
+            inspected = inspect_weights(temporary, told)
+            return Staged(self._keep(temporary, manifest, told), manifest, inspected.traits, inspected.report)
 
     @contextmanager
     def hold(self, digest: str) -> Iterator[Staged]:
@@ -127,15 +148,17 @@ class Staging:
         return swept
 
     def _fetch_all(self, uri: str, selection: Selection, folder: Path, progress: Progress) -> Manifest:
-        files = []
-        for file in selection.taken:
-            files.append(self._fetch(uri, file, folder, progress))
-            if file.path == CONFIG_FILE:
-                read_config(folder / CONFIG_FILE)
+        config, *others = selection.taken
+        files = [self._fetch(uri, config, folder, progress)]
+        read_config(folder / CONFIG_FILE)
+        # The largest first: the rest comes beside it.
+        others.sort(key=lambda file: -file.size)
+        works = [lambda told, file=file: self._fetch(uri, file, folder, told) for file in others]
+        files += run_together(works, progress, at_once=_AT_ONCE)
         return build_manifest(files, selection.left_out)
 
     def _fetch(self, uri: str, file: SourceFile, folder: Path, progress: Progress) -> ManifestFile:
-        with self._source.fetch(uri, file) as reader:
+        with self._source.fetch(uri, file, progress) as reader:
             copied = download(reader, folder / file.path, progress, limit=file.size)
         if copied.size != file.size:
             raise LoradockError("source_changed", f"{file.path!r} has another size than a moment ago")

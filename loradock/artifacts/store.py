@@ -6,6 +6,7 @@ the `/` of an adapter's name, as in the host cache: `a` and `a/1.json` would oth
 """
 
 import json
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,8 @@ from loradock.core.models import Manifest, ManifestFile
 from loradock.core.names import MAX_VERSION, check_adapter_name
 
 MAX_POINTER_BYTES: Final = 64 * 1024
+_ARTIFACTS: Final = "artifacts/"
+_FOLDER: Final = re.compile(r"sha256-[0-9a-f]{64}")
 _POINTER_FORMAT: Final = "loradock.pointer/1"
 
 
@@ -89,13 +92,20 @@ class ArtifactStore:
         """
         return parse_manifest(self._read(_manifest_key(digest), MAX_MANIFEST_BYTES), digest=digest)
 
-    def fetch_file(self, digest: str, path: str) -> AbstractContextManager[Reader]:
-        """Read one file of an artifact; the caller compares size and hash with the manifest's.
+    def fetch_file(
+        self, digest: str, path: str, *, start: int = 0, length: int | None = None
+    ) -> AbstractContextManager[Reader]:
+        """Read one file of an artifact, or a range of it; the caller compares size and hash with the manifest's.
 
         Raises:
             LoradockError: `artifact_missing`, `store_unavailable`, `store_denied`; while reading too.
         """
-        return self._objects.open(_file_key(digest, path))
+        return self._objects.open(_file_key(digest, path), start=start, length=length)
+
+    def local_file(self, digest: str, path: str) -> Path | None:
+        """Where one file of an artifact lies on this machine's disk, None when the store is elsewhere."""
+        locate = getattr(self._objects, "local_path", None)
+        return None if locate is None else locate(_file_key(digest, path))
 
     def publish_pointer(self, adapter: str, version: int, digest: str) -> bool:
         """Say for ever which artifact a version is.
@@ -145,6 +155,49 @@ class ArtifactStore:
                 "artifact_conflict", f"{key} is not a pointer to {adapter}@{version}"
             ) from None
 
+    def digests(self, progress: Progress | None = None) -> set[str]:
+        """The digests of all artifacts that anything lies of, complete or not.
+
+        Raises:
+            LoradockError: `store_unavailable`, `store_denied`.
+        """
+        told = progress or NoProgress()
+        found: set[str] = set()
+        for info in self._objects.list(_ARTIFACTS):
+            told.advance(0)
+            name = info.key.removeprefix(_ARTIFACTS).partition("/")[0]
+            if _FOLDER.fullmatch(name):
+                found.add(name.replace("-", ":", 1))
+        return found
+
+    def delete(self, digest: str, progress: Progress | None = None) -> int:
+        """Delete an artifact, the manifest first: what is left after a kill counts as incomplete.
+
+        The caller knows that no version points to it, and that none can come to.
+
+        Returns:
+            Bytes that were deleted.
+
+        Raises:
+            LoradockError: `store_unavailable`, `store_denied`.
+        """
+        told = progress or NoProgress()
+        self._objects.delete(_manifest_key(digest))
+        freed = 0
+        for info in list(self._objects.list(_artifact_key(digest))):
+            told.advance(0)
+            self._objects.delete(info.key)
+            freed += info.size
+        return freed
+
+    def sweep(self, older_than_seconds: float) -> list[str]:
+        """Remove what killed uploads left unfinished; returns a name for each.
+
+        Raises:
+            LoradockError: `store_unavailable`, `store_denied`.
+        """
+        return self._objects.sweep(older_than_seconds)
+
     def _complete(self, manifest: Manifest) -> bool:
         """Whether the manifest is there already.
 
@@ -190,7 +243,7 @@ class ArtifactStore:
 
 
 def _artifact_key(digest: str) -> str:
-    return f"artifacts/{digest_folder(digest)}/"
+    return f"{_ARTIFACTS}{digest_folder(digest)}/"
 
 
 def _manifest_key(digest: str) -> str:

@@ -83,6 +83,14 @@ class ApiClient:
         """
         return self._send("PUT", path, body=body)
 
+    def delete(self, path: str) -> Document:
+        """Take something away; repeating it does no harm.
+
+        Raises:
+            CommandFailure: refused (4), not reachable or broken (5).
+        """
+        return self._send("DELETE", path)
+
     def items(self, path: str, **query: object) -> Iterator[Document]:
         """All items of a list, page after page.
 

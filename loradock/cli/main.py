@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from loradock import __version__
-from loradock.cli import auditing, changes, lists, operations, processes, showing
+from loradock.cli import auditing, bases, changes, inspecting, lists, operations, processes, showing
 from loradock.cli.failures import EXIT_CODE_MEANING, CommandFailure, ExitCode
 from loradock.cli.session import show_failure
 from loradock.core.errors import Fault, LoradockError
@@ -51,6 +51,8 @@ app.command("unload")(changes.unload)
 app.command("alias")(changes.alias)
 app.add_typer(lists.app, name="ls")
 app.command("show")(showing.show)
+app.command("inspect")(inspecting.inspect)
+app.add_typer(bases.app, name="base")
 app.add_typer(operations.app, name="ops")
 app.command("audit")(auditing.audit)
 app.command("api")(processes.api)

@@ -92,6 +92,9 @@ def _detail(step: Document) -> str:
             continue
         if name == "bytes":
             parts.append(text.size(value))
+        elif name == "bytes_per_second":
+            if step.get("state") == "running":
+                parts.append(f"{text.size(value)}/s")
         elif name.endswith("_seconds") and isinstance(value, int | float):
             parts.append(
                 f"{text.clean(name.removesuffix('_seconds')).replace('_', ' ')} {text.duration(float(value))}"

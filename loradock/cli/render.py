@@ -14,7 +14,7 @@ _PIPE_WIDTH: Final = 4000
 """Columns where nobody looks: what a program reads is never cut."""
 
 _STYLES: Final = {
-    "green": ("succeeded", "ready", "serving", "alive", "ok"),
+    "green": ("succeeded", "ready", "serving", "alive", "ok", "servable"),
     "cyan": ("running", "pending", "publishing", "staged", "skipped"),
     "yellow": (
         "draining",
@@ -25,8 +25,9 @@ _STYLES: Final = {
         "undone",
         "unreachable",
         "refused",
+        "conditional",
     ),
-    "red": ("failed", "lost", "error"),
+    "red": ("failed", "lost", "error", "not servable"),
 }
 _STYLE_OF: Final = {state: style for style, states in _STYLES.items() for state in states}
 

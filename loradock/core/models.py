@@ -169,6 +169,8 @@ class VersionState(StrEnum):
     PUBLISHING = "publishing"
     READY = "ready"
     FAILED = "failed"
+    RETIRED = "retired"
+    """Deleted by somebody, or by retention: number and digest stay for history, a publish of the same bytes revives it."""
 
 
 class CardState(StrEnum):

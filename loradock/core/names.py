@@ -23,6 +23,9 @@ RESERVED: Final = frozenset(
 
 MAX_VERSION: Final = 999_999_999
 
+MAX_BASE_MODEL: Final = 500
+"""Characters of a base model's name."""
+
 
 class ServedName(NamedTuple):
     """An adapter's version, as engines know it."""
@@ -68,6 +71,17 @@ def check_alias(name: str) -> str:
     check_simple_name(name)
     if name.isdigit():
         raise LoradockError("invalid_name", f"alias {name!r} is a number and would read as a version")
+    return name
+
+
+def check_base_model_name(name: str) -> str:
+    """Return `name` when it can be a base model's: whatever an engine may call it, a path among it.
+
+    Raises:
+        LoradockError: `invalid_name`.
+    """
+    if not 0 < len(name) <= MAX_BASE_MODEL or not name.isprintable() or name.strip() != name:
+        raise LoradockError("invalid_name", f"{name[:80]!r} is not a base model's name")
     return name
 
 

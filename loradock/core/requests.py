@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, model_validator
 
+from loradock.core.base_config import BaseConfig
 from loradock.core.models import Digest, Model, VersionRef
 from loradock.core.names import AdapterName, SimpleName
 
@@ -136,6 +137,7 @@ class EngineReport(Model):
         usable_slots: how many adapters may be resident at once.
         resident: served names that the engine holds.
         limitations: promises that this engine cannot keep, one sentence each.
+        base_config: the measures of its base model, where the engine tells them.
     """
 
     engine: SimpleName
@@ -155,12 +157,31 @@ class EngineReport(Model):
     limitations: tuple[Annotated[str, StringConstraints(max_length=500)], ...] = Field(
         default=(), max_length=50
     )
+    base_config: BaseConfig | None = None
 
     @model_validator(mode="after")
     def _reachable_means_known(self) -> "EngineReport":
         if self.reachable and (self.incarnation is None or self.base_model is None):
             raise ValueError("a reachable engine has an incarnation and a base model")
         return self
+
+
+class CacheReport(Model):
+    """A host's cache in numbers, as its agent tells it.
+
+    Attributes:
+        leased: adapters that an engine or a hand relies on.
+        hits: uses that fetched nothing, since the cache was made.
+        evicted: adapters that had to go, since the cache was made.
+        free_bytes: of its disk.
+    """
+
+    bytes: int = Field(ge=0)
+    adapters: int = Field(ge=0)
+    leased: int = Field(ge=0)
+    hits: int = Field(ge=0)
+    evicted: int = Field(ge=0)
+    free_bytes: int = Field(ge=0)
 
 
 class LeaseRenewal(Model):
@@ -177,6 +198,7 @@ class LeaseRenewal(Model):
     agent_version: Annotated[str, StringConstraints(max_length=40)]
     engines: tuple[EngineReport, ...] = Field(min_length=1, max_length=1000)
     labels: Labels = Field(default_factory=dict)
+    cache: CacheReport | None = None
 
 
 class OperationResult(Model):

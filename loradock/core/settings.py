@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from loradock.core.errors import LoradockError
+from loradock.core.uris import SCHEMES
 
 
 def _cache_home() -> Path:
@@ -30,9 +31,32 @@ class Settings(BaseSettings):
         api_tokens: further tokens by actor name, as JSON: `{"alice": "…"}`.
         agent_token: what host agents show to the API.
         file_roots: folders below which `file://` sources may lie; none means no `file://` at all.
-        source_buckets: buckets that `s3://` sources may name; `*` is any.
+        source_schemes: what sources may begin with; an installed source of one's own counts only when it is named here.
+        source_buckets: `bucket` or `bucket/prefix` that `s3://` sources may name; `*` is any.
+        source_hosts: `host[:port]`, with a path below it or without, that `https://` sources may name.
+        source_private_hosts: those of them that may have private addresses.
+        source_repositories: `org` or `org/name` that `hf://` sources may name; `*` is any.
+        source_credentials: place to secret name (docs/sources.md), as JSON; never a secret itself.
+        source_ca_file: certificates (PEM) that `https://` sources are verified by, in place of the system's.
+        source_max_seconds: the longest that reading one source may take.
+        source_stall_seconds: a source that brings (nearly) nothing for so long has broken off; it is tried again.
+        s3_allow_http: plain http to an S3 on another machine; `AWS_ALLOW_HTTP` counts when it is not set.
+        s3_path_style: buckets in the path; without it whenever an endpoint is given.
+        lora_enabled: for `get_lora_manager`; `DYN_LORA_ENABLED` counts when it is not set.
         engine_token: the bearer token of the engines' extension.
         engine_api_key: vLLM's own `--api-key`, for warm-up prompts.
+        cache_max_bytes, cache_max_age_seconds: what is over them and leased by nobody is evicted.
+        cache_min_free_bytes: of the cache's disk: a download that would leave less is refused.
+        cache_free_target_bytes: of the cache's disk: eviction begins when less is free.
+        cache_verify: when cached files are hashed again: `always`, `first`, `sampled` (`cache_sample_share` of uses).
+        cache_link_roots: folders that nobody writes to: a `file://` store below them is linked into the cache.
+        transfer_parts: ranges of one file that are fetched at once.
+        transfer_stall_seconds: a body that brings nothing for so long is broken off and tried again.
+        transfer_bytes_per_second: a limit for all transfers of a process together.
+        collect_every_seconds: how often the collector runs; 0 is never.
+        collect_grace_seconds: how long bytes that no version points to are kept.
+        collect_leftovers_seconds: how long unfinished uploads, downloads and staged copies are kept.
+        collect_keep_versions: ready versions of an adapter that are kept beside those that anything names.
         agent_lease_seconds: how long an engine counts as alive after its agent's last word.
         agent_renew_seconds: how often an agent renews.
         source_max_bytes, source_max_files: limits on what one publish may read.
@@ -54,6 +78,8 @@ class Settings(BaseSettings):
     object_store: str | None = None
     object_store_endpoint: str | None = None
     object_store_region: str = "us-east-1"
+    s3_allow_http: bool | None = None
+    s3_path_style: bool | None = None
 
     api_url: str = "http://127.0.0.1:8400"
     api_token: SecretStr | None = None
@@ -62,11 +88,22 @@ class Settings(BaseSettings):
 
     file_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     source_buckets: Annotated[tuple[str, ...], NoDecode] = ()
+    source_schemes: Annotated[tuple[str, ...], NoDecode] = SCHEMES
+    source_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    source_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    source_repositories: Annotated[tuple[str, ...], NoDecode] = ()
+    source_credentials: dict[str, str] = Field(default_factory=dict, repr=False)
+    source_ca_file: Path | None = None
     source_endpoint: str | None = None
+    source_region: str | None = None
+    source_max_seconds: float = Field(default=3600.0, gt=0)
+    source_stall_seconds: float = Field(default=20.0, gt=0)
     source_max_bytes: int = Field(default=16 * 1024**3, ge=1)
     source_max_files: int = Field(default=1000, ge=1)
     staging_dir: Path = Field(default_factory=lambda: _cache_home() / "staging")
     cache_dir: Path = Field(default_factory=lambda: _cache_home() / "adapters")
+
+    lora_enabled: bool | None = None
 
     agent_id: str | None = None
     pool: str = "default"
@@ -75,17 +112,41 @@ class Settings(BaseSettings):
     engine_token: SecretStr | None = None
     engine_token_file: Path | None = None
     engine_api_key: SecretStr | None = None
+    cache_max_bytes: int | None = Field(default=None, ge=1)
+    cache_max_age_seconds: float | None = Field(default=None, gt=0)
+    cache_min_free_bytes: int = Field(default=256 * 1024**2, ge=0)
+    cache_free_target_bytes: int = Field(default=0, ge=0)
+    cache_verify: str = Field(default="first", pattern="^(always|first|sampled)$")
+    cache_sample_share: float = Field(default=0.05, ge=0, le=1)
+    cache_link_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+
+    transfer_parts: int = Field(default=1, ge=1, le=16)
+    transfer_stall_seconds: float = Field(default=20.0, gt=0)
+    transfer_bytes_per_second: int | None = Field(default=None, ge=1024)
+
+    collect_every_seconds: float = Field(default=3600.0, ge=0)
+    collect_grace_seconds: float = Field(default=24 * 3600.0, ge=0)
+    collect_leftovers_seconds: float = Field(default=24 * 3600.0, ge=0)
+    collect_keep_versions: int | None = Field(default=None, ge=1)
+
     agent_lease_seconds: float = Field(default=10.0, gt=0)
     agent_renew_seconds: float = Field(default=2.0, gt=0)
 
-    @field_validator("file_roots", mode="before")
+    @field_validator("file_roots", "cache_link_roots", mode="before")
     @classmethod
     def _split_paths(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(Path(part) for part in value.split(os.pathsep) if part)
         return value
 
-    @field_validator("source_buckets", mode="before")
+    @field_validator(
+        "source_buckets",
+        "source_schemes",
+        "source_hosts",
+        "source_private_hosts",
+        "source_repositories",
+        mode="before",
+    )
     @classmethod
     def _split_words(cls, value: Any) -> Any:
         if isinstance(value, str):

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -70,6 +70,7 @@ class EngineState(Received):
         max_loras: adapter slots; `usable_slots` of them can be used without harm, `free_slots` are free.
         foreign_int_ids: resident ids that the extension did not load.
         in_flight_base: running requests that use none of the adapters.
+        base_config: part of the base model's `config.json`; None from an extension that does not tell it.
     """
 
     incarnation: str
@@ -86,6 +87,7 @@ class EngineState(Received):
     adapters: tuple[AdapterReport, ...]
     foreign_int_ids: tuple[int, ...]
     in_flight_base: int
+    base_config: dict[str, Any] | None = None
 
     def adapter(self, served_name: str) -> AdapterReport | None:
         """The report on one adapter."""

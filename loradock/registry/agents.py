@@ -9,9 +9,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from loradock.core.models import CardState, EngineStatus
 from loradock.core.requests import EngineReport, LeaseRenewal
-from loradock.registry import cards
+from loradock.registry import base_models, cards
 from loradock.registry.audit import SYSTEM_ACTOR
-from loradock.registry.database import Transaction
+from loradock.registry.database import Reader, Transaction
 from loradock.registry.engines import lease_holds
 from loradock.registry.tables import AgentRow, CardRow, EngineRow
 from loradock.registry.views import LeaseGranted
@@ -31,6 +31,8 @@ async def renew_lease(tx: Transaction, renewal: LeaseRenewal, lease_seconds: flo
     lease_until = now + timedelta(seconds=lease_seconds)
     _renew_agent(tx, agent, renewal)
     agent.lease_until, agent.renewed_at = lease_until, now
+    if renewal.cache is not None:
+        _set(agent, cache=renewal.cache.model_dump(mode="json"))
     reports = {report.engine: report for report in renewal.engines}
     granted: dict[str, int] = {}
     refused: dict[str, str] = {}
@@ -144,6 +146,7 @@ class _EngineRenewal:
         if not same_life:
             await self._new_life()
         row.status = EngineStatus.ALIVE
+        await self._note_base()
         self._note_facts()
         if came_back and known and same_life:
             self._audit("engine.recovered")
@@ -178,6 +181,17 @@ class _EngineRenewal:
         for adapter, version in found.all():
             self._audit("card.recovered", adapter=adapter, version=version)
 
+    async def _note_base(self) -> None:
+        """Keep what the engine says of its base model; the first to say something of a name registers it."""
+        measures, name = self._report.base_config, self._report.base_model
+        told = None if measures is None else measures.model_dump(mode="json", exclude={"fingerprint"})
+        if (self._row.base_config, self._row.base_model) == (told, name):
+            return
+        self._row.base_config = told
+        if measures is not None and name is not None:
+            actor = _actor(self._renewal)
+            await base_models.see(self._tx, name, measures, engine=self._row.id, actor=actor)
+
     def _note_facts(self) -> None:
         report = self._report
         _set(
@@ -194,6 +208,12 @@ class _EngineRenewal:
 
     def _audit(self, action: str, **facts: Any) -> None:
         self._tx.audit(action, actor=_actor(self._renewal), pool=self._row.pool, engine=self._row.id, **facts)
+
+
+async def alive_agents(tx: Reader) -> list[str]:
+    """The agents whose lease holds, by id."""
+    query = select(AgentRow.id).where(AgentRow.lease_until > func.clock_timestamp()).order_by(AgentRow.id)
+    return list(await tx.session.scalars(query))
 
 
 async def expire_leases(tx: Transaction) -> list[str]:

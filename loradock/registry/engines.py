@@ -2,13 +2,15 @@
 
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 
+from loradock.core.base_config import BaseConfig
 from loradock.core.errors import LoradockError
 from loradock.core.models import EngineStatus
+from loradock.core.requests import CacheReport
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
-from loradock.registry.tables import EngineRow
+from loradock.registry.tables import AgentRow, EngineRow, Json
 from loradock.registry.views import EngineView, Page
 
 
@@ -81,7 +83,7 @@ async def get_engine(tx: Reader, engine: str) -> EngineView:
     Raises:
         LoradockError: `engine_not_found`.
     """
-    query = select(EngineRow, lease_holds()).where(EngineRow.id == engine)
+    query = _select().where(EngineRow.id == engine)
     found = (await tx.session.execute(query)).one_or_none()
     if found is None:
         raise not_found(engine)
@@ -101,7 +103,7 @@ async def list_engines(
     Raises:
         LoradockError: `invalid_request`.
     """
-    query = select(EngineRow, lease_holds()).order_by(EngineRow.id).limit(check_limit(limit) + 1)
+    query = _select().order_by(EngineRow.id).limit(check_limit(limit) + 1)
     if pool is not None:
         query = query.where(EngineRow.pool == pool)
     if status is EngineStatus.LOST:
@@ -112,11 +114,15 @@ async def list_engines(
         (last,) = decode_cursor(cursor, str)
         query = query.where(EngineRow.id > last)
     rows = (await tx.session.execute(query)).all()
-    items = tuple(_view(row, holds) for row, holds in rows[:limit])
+    items = tuple(_view(row, holds, cache) for row, holds, cache in rows[:limit])
     return Page(items=items, next=encode_cursor(items[-1].id) if len(rows) > limit else None)
 
 
-def _view(row: EngineRow, lease: bool) -> EngineView:
+def _select() -> Select[EngineRow, bool, Json | None]:
+    return select(EngineRow, lease_holds(), AgentRow.cache).join(AgentRow, AgentRow.id == EngineRow.agent)
+
+
+def _view(row: EngineRow, lease: bool, cache: Json | None) -> EngineView:
     return EngineView(
         id=row.id,
         agent=row.agent,
@@ -134,7 +140,9 @@ def _view(row: EngineRow, lease: bool) -> EngineView:
         max_lora_rank=row.max_lora_rank,
         resident=tuple(row.resident),
         limitations=tuple(row.limitations),
+        base_config=None if row.base_config is None else BaseConfig.model_validate(row.base_config),
         lease_until=row.lease_until,
         joined_at=row.joined_at,
         seen_at=row.seen_at,
+        cache=None if cache is None else CacheReport.model_validate(cache),
     )

@@ -45,6 +45,14 @@ async def record_progress(tx: Transaction, agent: str, operation: str, report: S
     await _upsert(tx, operation, [report], agents=True)
 
 
+async def record_own_progress(tx: Transaction, operation: str, report: StepReport) -> None:
+    """Take over an orchestrator's word on what it does; nothing when the operation has ended."""
+    query = select(OperationRow.state).filter_by(id=operation).with_for_update(read=True)
+    state = await tx.session.scalar(query)
+    if state is not None and OperationState(state).active:
+        await _upsert(tx, operation, [report], agents=True)
+
+
 async def _upsert(tx: Transaction, operation: str, reports: Iterable[StepReport], *, agents: bool) -> None:
     values = [_values(operation, report) for report in reports]
     if values:

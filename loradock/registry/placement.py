@@ -4,7 +4,10 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 
+from loradock.core.base_config import BaseConfig
+from loradock.core.base_fit import check_fit
 from loradock.core.errors import LoradockError
+from loradock.core.inspection import BaseOrigin, InspectionReport
 from loradock.core.models import RunRef
 from loradock.core.requests import EngineTarget, LoadPlan, LoadPolicy, LoadRequest
 from loradock.registry import adapter_rows, engines
@@ -35,6 +38,7 @@ async def check_load(tx: Reader, request: LoadRequest) -> LoadPlan:
     version = await require_ready(tx, request.adapter, request.version)
     candidates = await _candidates(tx, request)
     base_model = await _check_base_model(tx, request, candidates)
+    await _check_measures(tx, version, candidates)
     fitting = _fitting(version, candidates, request.policy)
     if request.policy is LoadPolicy.BEST_EFFORT and len(fitting) < request.min_ready:
         raise LoradockError(
@@ -79,6 +83,28 @@ async def _check_base_model(tx: Reader, request: LoadRequest, candidates: Sequen
                 engine=row.id,
             )
     return adapter.base_model or ""
+
+
+async def _check_measures(tx: Reader, version: VersionRow, candidates: Sequence[EngineRow]) -> None:
+    """Compare the version with what each engine tells of its own base: a name alone may stand for another model.
+
+    A version that was found to fit a config registered by hand is left to that: a person knows better than an engine.
+    """
+    told = {row.id: row.base_config for row in candidates if row.base_config is not None}
+    key = {"adapter": version.adapter, "version": version.version}
+    found = await tx.session.scalar(select(VersionRow.report).filter_by(**key)) if told else None
+    if found is None:
+        return
+    report = InspectionReport.model_validate(found)
+    if report.base.checked and report.base.origin == BaseOrigin.REGISTERED:
+        return
+    for engine, measures in told.items():
+        try:
+            check_fit(report.modules, BaseConfig.model_validate(measures))
+        except LoradockError as error:
+            raise LoradockError(
+                error.code, f"engine {engine}: {error.message}", engine=engine, **error.details
+            ) from None
 
 
 def _fitting(version: VersionRow, candidates: Sequence[EngineRow], policy: LoadPolicy) -> list[EngineRow]:

@@ -22,6 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from loradock.core.inspection import BaseOrigin
 from loradock.core.models import (
     ACTIVE_STATES,
     CardState,
@@ -96,6 +97,7 @@ class VersionRow(Base):
         CheckConstraint("rank >= 1", name="rank"),
         CheckConstraint("digest ~ '^sha256:[0-9a-f]{64}$'", name="digest"),
         CheckConstraint("state <> 'ready' OR artifact_uri IS NOT NULL", name="ready_has_artifact"),
+        Index(None, "digest"),
     )
 
     adapter: Mapped[str] = mapped_column(ForeignKey("adapters.name"), primary_key=True)
@@ -113,9 +115,44 @@ class VersionRow(Base):
     artifact_uri: Mapped[str | None]
     labels: Mapped[dict[str, str]]
     failure: Mapped[Json | None]
+    retired_at: Mapped[datetime | None]
+    retired_by: Mapped[str | None]
+    report: Mapped[Json | None] = mapped_column(deferred=True)
     operation: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     created_by: Mapped[str]
+
+
+class BaseModelRow(Base):
+    """What is known of a base model: its `config.json`, or the measures that an engine told."""
+
+    __tablename__ = "base_models"
+    __table_args__ = (_one_of("origin", BaseOrigin),)
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    config: Mapped[Json]
+    fingerprint: Mapped[str]
+    origin: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_by: Mapped[str]
+    updated_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    updated_by: Mapped[str]
+
+
+class ArtifactTombstoneRow(Base):
+    """Bytes in the object store that no version points to.
+
+    Attributes:
+        deleting_at: when the collector began to delete them: from then on nobody may count on them.
+        deleted_at: when they were gone.
+    """
+
+    __tablename__ = "artifact_tombstones"
+
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    marked_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    deleting_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
 
 
 class AliasRow(Base):
@@ -148,6 +185,7 @@ class AgentRow(Base):
     labels: Mapped[dict[str, str]]
     lease_until: Mapped[datetime]
     renewed_at: Mapped[datetime]
+    cache: Mapped[Json | None]
 
 
 class EngineRow(Base):
@@ -177,6 +215,7 @@ class EngineRow(Base):
     max_lora_rank: Mapped[int] = mapped_column(server_default=text("0"))
     resident: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
     limitations: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    base_config: Mapped[Json | None]
     lease_until: Mapped[datetime]
     joined_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     seen_at: Mapped[datetime | None]

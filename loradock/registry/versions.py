@@ -3,8 +3,11 @@
 from typing import Any
 
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import undefer
 
+from loradock.core.base_fit import with_base
 from loradock.core.errors import LoradockError
+from loradock.core.inspection import InspectionReport
 from loradock.core.models import (
     AdapterTraits,
     Failure,
@@ -14,13 +17,13 @@ from loradock.core.models import (
     VersionState,
 )
 from loradock.core.requests import ReservedVersion
-from loradock.registry import adapter_rows
+from loradock.registry import adapter_rows, base_models, tombstones
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.operations import about
 from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
 from loradock.registry.runs import claim_active
-from loradock.registry.tables import AdapterRow, EngineRow, VersionRow
-from loradock.registry.views import Page, VersionView
+from loradock.registry.tables import AdapterRow, EngineRow, Json, VersionRow
+from loradock.registry.views import Page, VersionDetail, VersionView
 
 
 async def reserve(
@@ -34,6 +37,7 @@ async def reserve(
     base_model: str | None,
     labels: dict[str, str],
     actor: str,
+    report: InspectionReport | None = None,
 ) -> ReservedVersion:
     """Bind the digest to a version number and an engine id, before its bytes are stored.
 
@@ -41,19 +45,24 @@ async def reserve(
 
     Args:
         base_model: as given by the caller; the adapter keeps the one of its first version that became ready.
+        report: what inspection found; it is compared here with what is known of the base model, and kept.
 
     Raises:
         LoradockError: `adapter_not_found`, `base_model_unknown`, `base_model_mismatch`, and those of `claim_active`.
     """
     operation = await claim_active(tx, run, forward=True)
     owner = await adapter_rows.lock(tx, adapter)
+    await tombstones.lift(tx, manifest.digest)
     owner.base_model = await _base_model(tx, owner, base_model)
+    checked = await _compared(tx, report, owner.base_model)
+    known = select(VersionRow).filter_by(adapter=adapter, digest=manifest.digest)
     row: VersionRow | None = await tx.session.scalar(
-        select(VersionRow).filter_by(adapter=adapter, digest=manifest.digest).with_for_update(key_share=True)
+        known.options(undefer(VersionRow.report)).with_for_update(key_share=True)
     )
     if row is None or row.state != VersionState.READY:
         facts = {
             **_facts(manifest, traits),
+            "report": checked,
             "source_uri": source_uri,
             "labels": labels,
             "operation": run.operation,
@@ -61,6 +70,8 @@ async def reserve(
             "created_at": await tx.now(),
         }
         row = _revive(row, facts) if row else await _insert(tx, adapter, manifest.digest, facts)
+    elif row.report is None:
+        row.report = checked  # it was published before there were reports
     operation.version = row.version
     await tx.session.flush()
     return ReservedVersion(ref=version_ref(row), already_published=row.state == VersionState.READY)
@@ -91,6 +102,20 @@ async def _base_model(tx: Transaction, adapter: AdapterRow, given: str | None) -
     return candidates[0]
 
 
+async def _compared(tx: Transaction, report: InspectionReport | None, base_model: str) -> Json | None:
+    """The report with its comparison with the base model, as it is kept.
+
+    Raises:
+        LoradockError: `base_model_mismatch`.
+    """
+    if report is None:
+        return None
+    base = await base_models.find(tx, base_model)
+    measures, origin = (None, "") if base is None else (base.measures, str(base.origin))
+    compared = with_base(report, measures, base_model=base_model, origin=origin)
+    return compared.model_dump(mode="json")
+
+
 async def _insert(tx: Transaction, adapter: str, digest: str, facts: dict[str, Any]) -> VersionRow:
     last = await tx.session.scalar(select(func.max(VersionRow.version)).filter_by(adapter=adapter)) or 0
     row = VersionRow(adapter=adapter, version=last + 1, digest=digest, state=VersionState.PUBLISHING, **facts)
@@ -103,7 +128,7 @@ def _revive(row: VersionRow, facts: dict[str, Any]) -> VersionRow:
     for name, value in facts.items():
         setattr(row, name, value)
     row.state = VersionState.PUBLISHING
-    row.failure = None
+    row.failure = row.retired_at = row.retired_by = None
     return row
 
 
@@ -192,13 +217,16 @@ def not_found(adapter: str, version: int) -> LoradockError:
     return LoradockError("version_not_found", f"adapter {adapter} has no version {version}")
 
 
-async def get_version(tx: Reader, adapter: str, version: int) -> VersionView:
+async def get_version(tx: Reader, adapter: str, version: int) -> VersionDetail:
     """A version.
 
     Raises:
         LoradockError: `adapter_not_found`, `version_not_found`.
     """
-    return _view(await require(tx, adapter, version))
+    row = await require(tx, adapter, version)
+    found = await tx.session.scalar(select(VersionRow.report).filter_by(adapter=adapter, version=version))
+    report = None if found is None else InspectionReport.model_validate(found)
+    return VersionDetail(**_view(row).model_dump(), report=report)
 
 
 async def list_versions(
@@ -245,4 +273,6 @@ def _view(row: VersionRow) -> VersionView:
         operation=row.operation,
         created_at=row.created_at,
         created_by=row.created_by,
+        retired_at=row.retired_at,
+        retired_by=row.retired_by,
     )

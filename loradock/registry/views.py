@@ -5,6 +5,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import Field
 
+from loradock.core.base_config import BaseConfig
+from loradock.core.inspection import BaseOrigin, InspectionReport
 from loradock.core.models import (
     AdapterTraits,
     CardState,
@@ -17,6 +19,7 @@ from loradock.core.models import (
     StepReport,
     VersionState,
 )
+from loradock.core.requests import CacheReport
 
 Item = TypeVar("Item")
 
@@ -76,6 +79,39 @@ class VersionView(Model):
     operation: str
     created_at: datetime
     created_by: str
+    retired_at: datetime | None = None
+    retired_by: str | None = None
+
+
+class VersionDetail(VersionView):
+    """One version with what inspection found.
+
+    Attributes:
+        report: None for a version that was published before inspection wrote reports.
+    """
+
+    report: InspectionReport | None
+
+
+class BaseModelView(Model):
+    """What is known of a base model.
+
+    Attributes:
+        origin: `registered` by its config.json, or told by an `engine` that runs it.
+        fingerprint: over the measures.
+        measures: what adapters are compared with.
+        config: as it was given.
+    """
+
+    name: str
+    origin: BaseOrigin
+    fingerprint: str
+    measures: BaseConfig
+    config: dict[str, Any]
+    created_at: datetime
+    created_by: str
+    updated_at: datetime
+    updated_by: str
 
 
 class DeploymentVersion(Model):
@@ -168,7 +204,9 @@ class EngineView(Model):
         status: `lost` as soon as the lease ran out, whether that was noted yet or not.
         generation: how many lives of it are known.
         resident: served names that it holds.
+        base_config: the measures of its base model, None where it does not tell them.
         seen_at: when it was last reached.
+        cache: the host's cache, as its agent last told; None from an agent that tells nothing of it.
     """
 
     id: str
@@ -187,9 +225,11 @@ class EngineView(Model):
     max_lora_rank: int
     resident: tuple[str, ...]
     limitations: tuple[str, ...]
+    base_config: BaseConfig | None
     lease_until: datetime
     joined_at: datetime
     seen_at: datetime | None
+    cache: CacheReport | None = None
 
 
 class CardView(Model):

@@ -38,7 +38,7 @@ async def test_the_link_names_the_run_once_there_is_one(client: httpx.AsyncClien
 @pytest.mark.parametrize(
     ("uri", "code"),
     [
-        ("https://host/a", "unsupported_scheme"),
+        ("http://host/a", "unsupported_scheme"),
         ("/srv/adapters/a", "invalid_source_uri"),
         ("s3://key:hunter2@bucket/a", "invalid_source_uri"),
         ("file:///srv/../etc", "invalid_source_uri"),

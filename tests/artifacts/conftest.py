@@ -1,21 +1,19 @@
-"""The kinds of source and store that share a contract, each over the real thing."""
+"""The real S3, and the kinds of store that share a contract."""
 
-import posixpath
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from loradock.artifacts.protocol import ObjectStore, Source
+from loradock.artifacts.protocol import ObjectStore
 from loradock.artifacts.s3 import s3_client
-from loradock.artifacts.sources.file import FileSource
-from loradock.artifacts.sources.s3 import S3Source
 from loradock.artifacts.store import ArtifactStore
 from loradock.artifacts.stores.folder import FolderStore
 from loradock.artifacts.stores.s3 import S3Store
+from loradock.testing.source_contract import SourcePlace
+from tests.artifacts.source_places import KINDS, open_place
 from tests.fixtures.infra import ObjectStoreServer
 
 if TYPE_CHECKING:
@@ -42,68 +40,11 @@ def s3(
     return session_s3
 
 
-@dataclass
-class SourcePlace:
-    """A source with a folder that tests can write to."""
-
-    source: Source
-    uri: str
-    write: Callable[[str, bytes], None]
-    remove: Callable[[str], None]
-    limited: Callable[[int], Source]
-    missing_uri: str
-    forbidden_uri: str
-
-
-@pytest.fixture(params=["file", "s3"])
-def source_place(request: pytest.FixtureRequest, tmp_path: Path) -> SourcePlace:
-    return _file_place(tmp_path) if request.param == "file" else _s3_place(request)
-
-
-def _file_place(tmp_path: Path) -> SourcePlace:
-    root = tmp_path / "root"
-    folder = root / "my adapter"
-    folder.mkdir(parents=True)
-
-    def write(path: str, data: bytes) -> None:
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-
-    return SourcePlace(
-        source=FileSource([root]),
-        uri=folder.as_uri(),
-        write=write,
-        remove=lambda path: (folder / path).unlink(),
-        limited=lambda most: FileSource([root], max_files=most),
-        missing_uri=(root / "nothing").as_uri(),
-        forbidden_uri=(tmp_path / "elsewhere").as_uri(),
-    )
-
-
-def _s3_place(request: pytest.FixtureRequest) -> SourcePlace:
-    client: S3Client = request.getfixturevalue("s3")
-    server: ObjectStoreServer = request.getfixturevalue("object_store_server")
-    bucket = server.bucket()
-
-    def key(path: str) -> str:
-        return posixpath.normpath(f"team/my adapter/{path}")
-
-    def write(path: str, data: bytes) -> None:
-        client.put_object(Bucket=bucket, Key=key(path), Body=data)
-
-    def remove(path: str) -> None:
-        client.delete_object(Bucket=bucket, Key=key(path))
-
-    return SourcePlace(
-        source=S3Source(client, [bucket]),
-        uri=f"s3://{bucket}/team/my adapter",
-        write=write,
-        remove=remove,
-        limited=lambda most: S3Source(client, [bucket], max_files=most),
-        missing_uri=f"s3://{bucket}/team/nothing",
-        forbidden_uri="s3://another-bucket/team/my adapter",
-    )
+@pytest.fixture(params=KINDS)
+def source_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SourcePlace]:
+    """Every kind of source, with a folder to write to."""
+    with open_place(request.param, request, tmp_path) as place:
+        yield place
 
 
 @pytest.fixture(params=["folder", "s3"])

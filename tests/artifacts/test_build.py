@@ -55,7 +55,12 @@ def test_an_address_that_is_none_is_a_wrong_setting(address: str | None) -> None
 
 def test_nothing_is_allowed_by_default(tmp_path: Path) -> None:
     sources = open_sources(make())
-    assert sources.schemes == {"file", "s3"}
-    for address in (tmp_path.as_uri(), "s3://bucket/a"):
+    assert sources.schemes == {"file", "s3", "hf", "https"}
+    for address in (
+        tmp_path.as_uri(),
+        "s3://bucket/a",
+        "hf://acme/greeter",
+        "https://models.example/greeter/",
+    ):
         with refused("source_not_allowed"):
             sources.list(address)

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 import threading
 import time
 from collections.abc import Callable
@@ -34,9 +33,11 @@ class CountingStore(ArtifactStore):
         self.fetched: list[str] = []
         self.manifests = 0
 
-    def fetch_file(self, digest: str, path: str) -> AbstractContextManager[Reader]:
+    def fetch_file(
+        self, digest: str, path: str, *, start: int = 0, length: int | None = None
+    ) -> AbstractContextManager[Reader]:
         self.fetched.append(path)
-        return super().fetch_file(digest, path)
+        return super().fetch_file(digest, path, start=start, length=length)
 
     def manifest(self, digest: str) -> Manifest:
         self.manifests += 1
@@ -289,7 +290,7 @@ def test_a_cancelled_download_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not world.path.exists()
     world.store.fetched.clear()
     world.cache.ensure(world.ref)
-    assert world.store.fetched == [WEIGHTS]
+    assert world.store.fetched in ([], [WEIGHTS])  # it may have been written whole, and not yet hashed
     world.check()
 
 
@@ -329,15 +330,11 @@ def test_waiting_for_another_download_can_be_cancelled(world: World) -> None:
 
 
 def test_a_full_disk_is_told_and_heals(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.write
-
-    def full(descriptor: int, data: bytes) -> int:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(descriptor, data)
+    def full(descriptor: int, data: bytes, at: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
+        patch.setattr(os, "pwrite", full)
         with refused("disk_full"):
             world.cache.ensure(world.ref)
     assert not world.path.exists()

@@ -12,7 +12,7 @@ from loradock.artifacts.protocol import Progress
 from loradock.artifacts.sources.file import FileSource
 from loradock.artifacts.sources.registry import SourceSet
 from loradock.artifacts.staging import Staging
-from tests.artifacts.conftest import SourcePlace
+from loradock.testing.source_contract import SourcePlace
 from tests.artifacts.helpers import Cancelled, Counting, manifest_of, refused, together
 from tests.artifacts.samples import make_adapter
 

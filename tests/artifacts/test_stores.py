@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from loradock.artifacts.protocol import NoProgress, ObjectStore
 from loradock.artifacts.stores.folder import FolderStore
+from loradock.artifacts.stores.s3 import S3Store
 from loradock.core.errors import LoradockError
 from tests.artifacts.helpers import Cancelled, Counting, read_all, refused, together
 
@@ -145,3 +146,24 @@ def test_no_key_escapes_the_folder(tmp_path: Path, key: str) -> None:
 
 def store_root(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "store"
+
+
+def test_a_range_is_read(objects: ObjectStore) -> None:
+    objects.put_if_absent("a", b"0123456789")
+    assert read_all(objects.open("a", start=3)) == b"3456789"
+    assert read_all(objects.open("a", start=3, length=4)) == b"3456"
+    assert read_all(objects.open("a", length=4)) == b"0123"
+    assert read_all(objects.open("a", start=8, length=10)) == b"89"
+
+
+def test_what_a_killed_upload_left_is_swept(objects: ObjectStore, tmp_path: Path) -> None:
+    if isinstance(objects, FolderStore):
+        (objects.local_path("a").parent / ".incoming" / ".tmp-0123456789abcdef").mkdir(parents=True)
+    else:
+        assert isinstance(objects, S3Store)
+        objects._client.create_multipart_upload(Bucket=objects._bucket, Key=objects._key("a/b"))
+        assert objects.sweep(older_than_seconds=3600) == []
+    put(objects, "kept", tmp_path / "f", b"data")
+    assert len(objects.sweep(older_than_seconds=-5)) == 1
+    assert objects.sweep(older_than_seconds=-5) == []
+    assert read_all(objects.open("kept")) == b"data"

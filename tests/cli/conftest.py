@@ -162,7 +162,7 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             if not reply.chunks:
                 self.wfile.write(body)
 
-        do_GET = do_POST = do_PUT = _serve
+        do_GET = do_POST = do_PUT = do_DELETE = _serve
 
         def log_message(self, *args: object) -> None:
             return

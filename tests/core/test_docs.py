@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/errors.md", "docs/roadmap.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/errors.md",
+    "docs/roadmap.md",
+    "docs/sources.md",
+)
 
 
 @pytest.mark.parametrize("page", PAGES)

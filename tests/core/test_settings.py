@@ -22,7 +22,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def _example(config: pytest.Config) -> dict[str, str]:
     text = (config.rootpath / ".env.example").read_text()
-    return dict(re.findall(r"^#(LORADOCK_[A-Z_]+)=(.*)$", text, re.MULTILINE))
+    return dict(re.findall(r"^#(LORADOCK_[A-Z0-9_]+)=(.*)$", text, re.MULTILINE))
 
 
 def test_the_example_lists_every_setting_and_no_other(pytestconfig: pytest.Config) -> None:

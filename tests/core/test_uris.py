@@ -26,6 +26,12 @@ def code_of(uri: str) -> str:
         ("s3://trained/greeter/", SourceUri("s3", "trained", "greeter")),
         ("s3://trained/run 7/100%", SourceUri("s3", "trained", "run 7/100%")),
         ("s3://trained", SourceUri("s3", "trained", "")),
+        ("hf://acme/greeter", SourceUri("hf", "acme", "greeter")),
+        ("hf://Acme/greeter@v1.2/weights/", SourceUri("hf", "Acme", "greeter@v1.2/weights")),
+        ("hf://acme/greeter@refs%2Fpr%2F1", SourceUri("hf", "acme", "greeter@refs%2Fpr%2F1")),
+        ("https://models.example/pub/greeter/", SourceUri("https", "models.example", "/pub/greeter/")),
+        ("https://models.example:8443/a.tar.zst", SourceUri("https", "models.example:8443", "/a.tar.zst")),
+        ("https://[2606:4700::1]/a%20b", SourceUri("https", "[2606:4700::1]", "/a%20b")),
     ],
 )
 def test_a_good_address_is_taken_apart(uri: str, parsed: SourceUri) -> None:
@@ -36,9 +42,8 @@ def test_a_good_address_is_taken_apart(uri: str, parsed: SourceUri) -> None:
 @pytest.mark.parametrize(
     "uri",
     [
-        "https://host/a",
+        "http://host/a",
         "ftp://host/a",
-        "hf://org/name",
         "gs://bucket/a",
         "javascript:alert(1)",
         "C:/adapters",
@@ -79,6 +84,28 @@ def test_another_scheme_is_not_supported(uri: str) -> None:
         "s3://bucket:9000/a",
         "s3://bucket/a?versionId=1",
         "s3://[/a",
+        "hf://acme",
+        "hf://acme/",
+        "hf:///greeter",
+        "hf://acme/greeter@",
+        "hf://acme/greeter@a%2F..%2Fb",
+        "hf://acme/greeter@%zz",
+        "hf://acme/greeter/../other",
+        "hf://acme/greeter@v1?x",
+        "hf://acme:80/greeter",
+        "https://",
+        "https://host",
+        "https://host/",
+        "https:///path",
+        "https://host/../a",
+        "https://host/%2e%2e/a",
+        "https://host/a%0ab",
+        "https://host/a%zz",
+        "https://host:99999/a",
+        "https://host:/a",
+        "https://ho st/a",
+        "https://user@host/a",
+        "https://host/a?sig=1",
     ],
 )
 def test_a_malformed_address_is_refused(uri: str) -> None:
@@ -97,7 +124,11 @@ def test_credentials_are_refused_and_never_repeated(uri: str) -> None:
 
 @given(
     st.text(max_size=200)
-    | st.builds("{}{}".format, st.sampled_from(["file:///", "s3://", "s3://bucket/"]), st.text(max_size=80))
+    | st.builds(
+        "{}{}".format,
+        st.sampled_from(["file:///", "s3://", "s3://bucket/", "hf://a/b", "https://host/", "https://"]),
+        st.text(max_size=80),
+    )
 )
 def test_any_text_is_either_taken_apart_or_refused(uri: str) -> None:
     try:

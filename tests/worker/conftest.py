@@ -109,3 +109,9 @@ async def api(database_address: str, temporal_dev_server: str) -> AsyncIterator[
         serving_api(parts) as server,
     ):
         yield server
+
+
+@pytest.fixture
+def world(registry: World) -> World:  # noqa: F811
+    """The same under the name that the registry's tests use."""
+    return registry

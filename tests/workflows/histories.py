@@ -19,8 +19,9 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from loradock.core.ids import LIFECYCLE_QUEUE
 from loradock.core.models import OperationKind
 from tests.workflows.conftest import Bench
-from tests.workflows.world import World
+from tests.workflows.world import DIGEST, World
 from worker import search_attributes
+from workflows.collect_garbage import CollectInput
 from workflows.inputs import RecoverInput
 
 FOLDER = Path(__file__).parent / "histories"
@@ -40,7 +41,28 @@ async def save(client: Client) -> list[str]:
             if kind is OperationKind.UNLOAD:
                 world.serve()
             saved += await _run(bench, world, kind, ending)
-    return [*saved, *await _recover(bench)]
+    return [*saved, *await _recover(bench), *await save_collections(bench)]
+
+
+async def save_collections(bench: Bench) -> list[str]:
+    """CollectGarbage, and one that cannot see to everything."""
+    saved = []
+    for ending in ("succeeds", "fails"):
+        world = World()
+        world.state.stored.add(DIGEST)
+        if ending == "fails":
+            world.fail("collect_cache", engine="engine-2", code="disk_error")
+            world.fail("delete_artifact", code="store_denied")
+        async with bench.workers(world):
+            handle = await bench.client.start_workflow(
+                "CollectGarbage",
+                CollectInput(),
+                id=f"collect-{uuid.uuid4().hex}",
+                task_queue=LIFECYCLE_QUEUE,
+            )
+            await handle.result()
+        saved.append(await _save(bench.client, handle.id, f"collect-{ending}"))
+    return saved
 
 
 async def _recover(bench: Bench) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.interface import artifacts, cards, hosts, operations, versions
+from activities.interface import artifacts, cards, collection, hosts, operations, versions
 from activities.interface.common import Done
 from loradock.core.models import (
     AdapterTraits,
@@ -80,6 +80,7 @@ class World:
         self.succeeded: list[RunRef] = []
         self.compensating = 0
         self.kind = OperationKind.LOAD
+        self.collections: list[collection.RecordCollectionInput] = []
         self.released = asyncio.Event()
         self._failed: Counter[str] = Counter()
 
@@ -379,12 +380,50 @@ class World:
 
         return await self._do("resume_adapter", given.target.engine, effect)
 
+    @activity.defn(name=collection.RETIRE_VERSIONS.name)
+    async def retire_versions(self, given: collection.RetireInput) -> collection.Retired:
+        return await self._do("retire_versions", None, lambda: collection.Retired(versions=("greeter@1",)))
+
+    @activity.defn(name=collection.FIND_GARBAGE.name)
+    async def find_garbage(self, given: collection.FindGarbageInput) -> collection.FoundGarbage:
+        def effect() -> collection.FoundGarbage:
+            agents = tuple(target.agent for target in self.targets())
+            return collection.FoundGarbage(
+                digests=tuple(sorted(self.state.stored)), uploads=1, staged=0, agents=agents
+            )
+
+        return await self._do("find_garbage", None, effect)
+
+    @activity.defn(name=collection.DELETE_ARTIFACT.name)
+    async def delete_artifact(self, given: collection.DeleteArtifactInput) -> collection.DeletedArtifact:
+        def effect() -> collection.DeletedArtifact:
+            self.state.stored.discard(given.digest)
+            return collection.DeletedArtifact(deleted=True, bytes=10)
+
+        return await self._do("delete_artifact", None, effect)
+
+    @activity.defn(name=collection.COLLECT_CACHE.name)
+    async def collect_cache(self, given: collection.CollectCacheInput) -> collection.CollectedCache:
+        gone = collection.EvictedAdapter(served_name="greeter@1", digest=DIGEST, bytes=5, reason="age")
+        found = collection.CollectedCache(agent=given.agent, evicted=(gone,), count=1, bytes=5)
+        engine = given.agent.removeprefix("agent-of-")
+        return await self._do("collect_cache", engine, lambda: found)
+
+    @activity.defn(name=collection.RECORD_COLLECTION.name)
+    async def record_collection(self, given: collection.RecordCollectionInput) -> Done:
+        def effect() -> Done:
+            self.collections.append(given)
+            return Done()
+
+        return await self._do("record_collection", None, effect)
+
     def lifecycle_activities(self) -> list[Any]:
         """What an orchestrator does."""
         return [
             self.mark_compensating, self.finish, self.take_over, self.begin_publish, self.reserve, self.register,
             self.fail_version, self.plan_load, self.stage_card, self.retract_card,
             self.commit_load, self.plan_unload, self.withdraw, self.restore, self.commit_unload, self.mark_lost,
+            self.retire_versions, self.find_garbage, self.delete_artifact, self.record_collection,
         ]  # fmt: skip
 
     def transfer_activities(self) -> list[Any]:
@@ -393,7 +432,7 @@ class World:
 
     def io_activities(self) -> list[Any]:
         """What a host's agent does on its io queue."""
-        return [self.download, self.release]
+        return [self.download, self.release, self.collect_cache]
 
     def engine_activities(self) -> list[Any]:
         """What a host's agent does on its engine queue."""

@@ -1,7 +1,8 @@
 """What the extension needs of an engine. vLLM is one; a simulated one for tests is another."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class EngineFacts:
         max_lora_rank: the highest rank that a slot can take.
         missing: what this version lacks for loading and unloading; empty when all is there.
         limitations: sentences for people.
+        base_config: the part of the base model's `config.json` that adapters are compared with; empty when unknown.
     """
 
     kind: str
@@ -31,6 +33,7 @@ class EngineFacts:
     max_lora_rank: int
     missing: tuple[str, ...] = ()
     limitations: tuple[str, ...] = ()
+    base_config: Mapping[str, Any] = field(default_factory=dict)
 
 
 class EngineBinding(Protocol):

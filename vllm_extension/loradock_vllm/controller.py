@@ -81,6 +81,7 @@ class Controller:
             "extension_version": __version__,
             "engine": {"kind": facts.kind, "version": facts.version, "tested": facts.tested},
             "base_model": facts.base_models[0] if facts.base_models else "",
+            "base_config": dict(facts.base_config) or None,
             "max_loras": facts.max_loras,
             "usable_slots": self.usable_slots,
             "free_slots": max(0, self.usable_slots - len(taken)),

@@ -7,6 +7,7 @@ from typing import Any, Final
 from loradock_vllm.admission import AdmittedAdapters
 from loradock_vllm.asgi import Scope
 from loradock_vllm.auth import TokenGuard
+from loradock_vllm.base_config import read_base_config
 from loradock_vllm.binding import EngineFacts
 from loradock_vllm.version import TESTED_VLLM, is_tested
 
@@ -120,6 +121,7 @@ class VllmBinding:
             if self._api_servers() == 1
             else (*missing, "works with --api-server-count 1 only"),
             limitations=self._limitations(config, lora, device, tested, missing),
+            base_config=read_base_config(getattr(config, "model_config", None)),
         )
 
     def _base_models(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from loradock.artifacts.paths import check_relative_path
-from loradock.artifacts.protocol import Reader, SourceFile
+from loradock.artifacts.protocol import Progress, Reader, SourceFile
 from loradock.artifacts.sources.address import file_path
 from loradock.core.errors import LoradockError
 
@@ -50,7 +50,7 @@ class FileSource:
                 return False
             raise
 
-    def list(self, uri: str) -> list[SourceFile]:
+    def list(self, uri: str, progress: Progress | None = None) -> list[SourceFile]:
         """As `Source.list`; symbolic links are followed only inside the folder."""
         with self._folder(uri) as folder, _os_errors():
             budget = count(1)
@@ -58,7 +58,7 @@ class FileSource:
             return sorted(files, key=lambda file: file.path)
 
     @contextmanager
-    def fetch(self, uri: str, file: SourceFile) -> Iterator[Reader]:
+    def fetch(self, uri: str, file: SourceFile, progress: Progress | None = None) -> Iterator[Reader]:
         """As `Source.fetch`."""
         check_source_path(file.path)
         with self._folder(uri) as folder:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
-from loradock.artifacts.protocol import Reader, Source, SourceFile
+from loradock.artifacts.protocol import KeepsCopies, Progress, Reader, Source, SourceFile
 from loradock.artifacts.sources.address import parse_address
 from loradock.core.errors import LoradockError
 
@@ -17,6 +17,10 @@ class SourceSet:
 
     def __init__(self, sources: Mapping[str, Source]) -> None:
         self._sources = dict(sources)
+
+    def add(self, scheme: str, source: Source) -> None:
+        """Let a source read the addresses of a scheme, in place of one that did before."""
+        self._sources[scheme.lower()] = source
 
     @property
     def schemes(self) -> frozenset[str]:
@@ -39,10 +43,18 @@ class SourceSet:
         """As `Source.exists`."""
         return self.for_address(uri).exists(uri)
 
-    def list(self, uri: str) -> list[SourceFile]:
+    def list(self, uri: str, progress: Progress | None = None) -> list[SourceFile]:
         """As `Source.list`."""
-        return self.for_address(uri).list(uri)
+        return self.for_address(uri).list(uri, progress)
 
-    def fetch(self, uri: str, file: SourceFile) -> AbstractContextManager[Reader]:
+    def fetch(
+        self, uri: str, file: SourceFile, progress: Progress | None = None
+    ) -> AbstractContextManager[Reader]:
         """As `Source.fetch`."""
-        return self.for_address(uri).fetch(uri, file)
+        return self.for_address(uri).fetch(uri, file, progress)
+
+    def forget(self, uri: str) -> None:
+        """As `KeepsCopies.forget`, for a source that keeps any."""
+        source = self._sources.get(uri.partition(":")[0].lower())
+        if isinstance(source, KeepsCopies):
+            source.forget(uri)

@@ -1,20 +1,21 @@
 """`s3://bucket/prefix`: a folder in a bucket of any S3-compatible store."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from loradock.artifacts.paths import check_relative_path
-from loradock.artifacts.protocol import Reader, SourceFile
-from loradock.artifacts.s3 import BodyReader, s3_errors
+from loradock.artifacts.protocol import Progress, Reader, SourceFile
+from loradock.artifacts.s3 import CLIENT_ATTEMPTS, BodyReader, s3_errors
 from loradock.artifacts.sources.address import BucketFolder, bucket_folder
+from loradock.artifacts.sources.places import AllowedPlaces
+from loradock.artifacts.sources.steady import Patience, steady_reader
 from loradock.core.errors import LoradockError
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
-
-ANY_BUCKET: Final = "*"
 
 _ERRORS: Final = {
     "denied": "source_denied",
@@ -31,62 +32,99 @@ class S3Source:
 
     Args:
         client: made by `s3_client`.
-        buckets: buckets that addresses may name, `*` for any; none denies everything.
+        buckets: `bucket` or `bucket/prefix` that addresses may name, `*` for any; none denies everything.
         max_files: most objects that one folder may have.
+        client_for: another client for some addresses (credentials of their own); None is `client`.
     """
 
-    def __init__(self, client: "S3Client", buckets: Collection[str], *, max_files: int = 1000) -> None:
+    def __init__(
+        self,
+        client: "S3Client",
+        buckets: Collection[str],
+        *,
+        max_files: int = 1000,
+        client_for: "Callable[[str], S3Client | None]" = lambda _: None,
+        patience: Patience | None = None,
+    ) -> None:
         self._client = client
-        self._buckets = frozenset(buckets)
+        self._client_for = client_for
+        self._buckets = AllowedPlaces(buckets)
         self._max_files = max_files
+        self._patience = patience or Patience()
+        # boto3 tries listings again by itself, each within a stall's time: here only a cancel is heard.
+        self._listing = replace(
+            self._patience, attempts=1, stall_seconds=self._patience.stall_seconds * (CLIENT_ATTEMPTS + 1)
+        )
 
     def exists(self, uri: str) -> bool:
         """As `Source.exists`: whether any object lies below the address."""
         folder = self._folder(uri)
         try:
             with s3_errors(_name(folder), **_ERRORS):
-                answer = self._client.list_objects_v2(Bucket=folder.bucket, Prefix=folder.prefix, MaxKeys=1)
+                answer = self._chosen(uri).list_objects_v2(
+                    Bucket=folder.bucket, Prefix=folder.prefix, MaxKeys=1
+                )
         except LoradockError as error:
             if error.code == "source_not_found":
                 return False
             raise
         return bool(answer.get("Contents"))
 
-    def list(self, uri: str) -> list[SourceFile]:
+    def list(self, uri: str, progress: Progress | None = None) -> list[SourceFile]:
         """As `Source.list`."""
         folder = self._folder(uri)
-        with s3_errors(_name(folder), **_ERRORS):
-            files = sorted(self._listed(folder), key=lambda file: file.path)
+        files = self._listing.call(lambda: self._list(folder, self._chosen(uri)), _name(folder), progress)
         if not files:
             raise LoradockError("source_not_found", f"{_name(folder)}: there are no objects")
-        return files
+        return [*files]
 
-    def fetch(self, uri: str, file: SourceFile) -> AbstractContextManager[Reader]:
+    def fetch(
+        self, uri: str, file: SourceFile, progress: Progress | None = None
+    ) -> AbstractContextManager[Reader]:
         """As `Source.fetch`; the store itself refuses when the ETag is another one by now."""
-        return self._opened(self._folder(uri), file)
-
-    @contextmanager
-    def _opened(self, folder: BucketFolder, file: SourceFile) -> Iterator[Reader]:
+        folder = self._folder(uri)
         key = folder.prefix + _checked(file.path)
         what = f"s3://{folder.bucket}/{key}"
+
+        def open_at(offset: int) -> AbstractContextManager[Reader]:
+            return self._opened(self._chosen(uri), folder.bucket, key, file, offset)
+
+        return steady_reader(open_at, file.size, what, self._patience, progress)
+
+    def _list(self, folder: BucketFolder, client: "S3Client") -> "Sequence[SourceFile]":
+        with s3_errors(_name(folder), **_ERRORS):
+            return sorted(self._listed(folder, client), key=lambda file: file.path)
+
+    @contextmanager
+    def _opened(
+        self, client: "S3Client", bucket: str, key: str, file: SourceFile, offset: int
+    ) -> Iterator[Reader]:
+        what = f"s3://{bucket}/{key}"
+        wanted = {"Bucket": bucket, "Key": key, "IfMatch": _etag(file.identity)}
+        if offset:
+            wanted["Range"] = f"bytes={offset}-"
         with s3_errors(what, **_FETCH_ERRORS):
-            answer = self._client.get_object(Bucket=folder.bucket, Key=key, IfMatch=_etag(file.identity))
+            answer = client.get_object(**wanted)  # type: ignore[arg-type]
         with closing(answer["Body"]) as body:
-            if _identity(answer["ETag"], answer["ContentLength"]) != file.identity:
+            if _identity(answer["ETag"], answer["ContentLength"] + offset) != file.identity:
                 raise LoradockError("source_changed", f"{what}: it is another object than the one listed")
-            yield BodyReader(body, file.size, what, _FETCH_ERRORS)
+            yield BodyReader(body, file.size - offset, what, _FETCH_ERRORS)
+
+    def _chosen(self, uri: str) -> "S3Client":
+        return self._client_for(uri) or self._client
 
     def _folder(self, uri: str) -> BucketFolder:
         folder = bucket_folder(uri)
-        if folder.bucket not in self._buckets and ANY_BUCKET not in self._buckets:
-            raise LoradockError("source_not_allowed", f"bucket {folder.bucket!r} is not allowed as a source")
+        if not self._buckets.allows(f"{folder.bucket}/{folder.prefix}"):
+            raise LoradockError(
+                "source_not_allowed",
+                f"bucket {folder.bucket!r} (or the prefix in it) is not allowed as a source",
+            )
         return folder
 
-    def _listed(self, folder: BucketFolder) -> Iterator[SourceFile]:
+    def _listed(self, folder: BucketFolder, client: "S3Client") -> Iterator[SourceFile]:
         budget = count(1)
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=folder.bucket, Prefix=folder.prefix
-        )
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=folder.bucket, Prefix=folder.prefix)
         for page in pages:
             for item in page.get("Contents", []):
                 if next(budget) > self._max_files:

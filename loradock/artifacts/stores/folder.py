@@ -64,7 +64,7 @@ class FolderStore:
             sync_folder(target.parent)
 
     @contextmanager
-    def open(self, key: str) -> Iterator[Reader]:
+    def open(self, key: str, *, start: int = 0, length: int | None = None) -> Iterator[Reader]:
         """As `ObjectStore.open`."""
         target = self._path(key)
         with _store_errors("reading the folder store"):
@@ -73,7 +73,8 @@ class FolderStore:
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise LoradockError("artifact_missing", f"{key} is not in the folder store") from None
         with file:
-            yield _FileReader(file)
+            file.seek(start)
+            yield _FileReader(file, length)
 
     def head(self, key: str) -> ObjectInfo | None:
         """As `ObjectStore.head`; a folder keeps no hashes."""
@@ -84,6 +85,10 @@ class FolderStore:
             except (FileNotFoundError, NotADirectoryError):
                 return None
             return ObjectInfo(key, status.st_size) if target.is_file() else None
+
+    def local_path(self, key: str) -> Path:
+        """Where an object lies on the disk."""
+        return self._path(key)
 
     def delete(self, key: str) -> None:
         """As `ObjectStore.delete`; folders that become empty go too."""
@@ -101,9 +106,10 @@ class FolderStore:
                 except OSError:  # not empty
                     return
 
-    def sweep(self) -> list[Path]:
-        """Remove what killed writers left; returns what was removed."""
-        return sweep_temporary(self._root / _TEMPORARY)
+    def sweep(self, older_than_seconds: float) -> "list[str]":
+        """As `ObjectStore.sweep`: a dead writer is known by its lock, so nothing need be old."""
+        del older_than_seconds
+        return [path.name for path in sweep_temporary(self._root / _TEMPORARY)]
 
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
@@ -130,13 +136,17 @@ class FolderStore:
 
 
 class _FileReader:
-    def __init__(self, file: FileIO) -> None:
+    def __init__(self, file: FileIO, length: int | None) -> None:
         self._file = file
+        self._left = length
 
     def readinto(self, buffer: memoryview, /) -> int:
         """As `Reader.readinto`."""
         with _store_errors("reading the folder store"):
-            return self._file.readinto(buffer)
+            count = self._file.readinto(buffer if self._left is None else buffer[: self._left])
+        if self._left is not None:
+            self._left -= count
+        return count
 
 
 def _store_errors(what: str) -> AbstractContextManager[None]:

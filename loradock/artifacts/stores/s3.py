@@ -1,20 +1,26 @@
 """An object store in a bucket: every PUT checksummed, large files in parts that never stay behind."""
 
 import hashlib
+import os
+import threading
 import zlib
 from base64 import b64encode
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from loradock.artifacts.bandwidth import Bandwidth
 from loradock.artifacts.disk import disk_errors
 from loradock.artifacts.paths import check_relative_path
 from loradock.artifacts.protocol import ObjectInfo, Progress, Reader
-from loradock.artifacts.s3 import BodyReader, error_code, s3_errors, status_of
-from loradock.artifacts.transfer import Copied
+from loradock.artifacts.s3 import STALL_SECONDS, BodyReader, error_code, s3_errors, status_of
+from loradock.artifacts.transfer import TICK_SECONDS, Copied
 from loradock.core.errors import LoradockError
 
 if TYPE_CHECKING:
@@ -23,7 +29,9 @@ if TYPE_CHECKING:
 
 PART_BYTES: Final = 16 * 1024 * 1024
 """S3 takes 10,000 parts of one object: 160 GB."""
+UPLOAD_PARTS: Final = 3
 CONFLICT_ATTEMPTS: Final = 5
+_PIECE: Final = 256 * 1024
 
 _ERRORS: Final = {
     "denied": "store_denied",
@@ -42,12 +50,26 @@ class S3Store:
         client: made by `s3_client`.
         prefix: empty or ending with a slash.
         part_bytes: files up to this size go in one request, larger ones in parts of it; S3 wants at least 5 MiB.
+        parts: how many of them are sent at once; each is held in memory.
+        stall_seconds: a body that brings nothing for so long has broken off.
+        bandwidth: a limit on what is sent.
     """
 
     def __init__(
-        self, client: "S3Client", bucket: str, prefix: str = "", *, part_bytes: int = PART_BYTES
+        self,
+        client: "S3Client",
+        bucket: str,
+        prefix: str = "",
+        *,
+        part_bytes: int = PART_BYTES,
+        parts: int = UPLOAD_PARTS,
+        stall_seconds: float = STALL_SECONDS,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         self._part_bytes = part_bytes
+        self._parts = parts
+        self._stall_seconds = stall_seconds
+        self._bandwidth = bandwidth
         self._client = client
         self._bucket = bucket
         self._prefix = prefix
@@ -84,13 +106,19 @@ class S3Store:
         self._check_size(key, size)
 
     @contextmanager
-    def open(self, key: str) -> Iterator[Reader]:
+    def open(self, key: str, *, start: int = 0, length: int | None = None) -> Iterator[Reader]:
         """As `ObjectStore.open`."""
-        full = self._key(key)
+        wanted: dict[str, str] = {"Bucket": self._bucket, "Key": self._key(key)}
+        if start or length is not None:
+            wanted["Range"] = f"bytes={start}-{'' if length is None else start + length - 1}"
         with self._errors(key, _ERRORS):
-            answer = self._client.get_object(Bucket=self._bucket, Key=full)
+            answer = self._client.get_object(**wanted)  # type: ignore[arg-type]
+            if "Range" in wanted and not answer.get("ContentRange", "").startswith(f"bytes {start}-"):
+                raise LoradockError("store_unavailable", f"{self._name(key)}: the store gives no ranges")
         with closing(answer["Body"]) as body:
-            yield BodyReader(body, answer["ContentLength"], self._name(key), _ERRORS)
+            if answer["ContentLength"]:
+                body.set_socket_timeout(self._stall_seconds)
+            yield _S3Reader(body, answer["ContentLength"], self._name(key), _ERRORS)
 
     def head(self, key: str) -> ObjectInfo | None:
         """As `ObjectStore.head`."""
@@ -109,6 +137,24 @@ class S3Store:
         full = self._key(key)
         with self._errors(key, _WRITE_ERRORS):
             self._client.delete_object(Bucket=self._bucket, Key=full)
+
+    def sweep(self, older_than_seconds: float) -> "list[str]":
+        """As `ObjectStore.sweep`: uploads in parts that were begun so long ago and not ended."""
+        limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self._bucket, Prefix=self._prefix
+        )
+        swept = []
+        with self._errors("", _WRITE_ERRORS):
+            for page in pages:
+                for upload in page.get("Uploads", []):
+                    key, begun = upload["Key"], upload["Initiated"]
+                    if begun <= limit and key.startswith(self._prefix):
+                        self._client.abort_multipart_upload(
+                            Bucket=self._bucket, Key=key, UploadId=upload["UploadId"]
+                        )
+                        swept.append(key.removeprefix(self._prefix))
+        return swept
 
     def _put_whole(self, key: str, file: BinaryIO, announced: Copied, progress: Progress) -> None:
         with disk_errors("reading a staged file"):
@@ -148,30 +194,52 @@ class S3Store:
     def _send_parts(
         self, key: str, upload: str, file: BinaryIO, announced: Copied, progress: Progress
     ) -> "list[CompletedPartTypeDef]":
-        digest, sent = hashlib.sha256(), 0
+        """Several parts are on their way while the next one is read and the whole is hashed."""
+        digest, sent, number = hashlib.sha256(), 0, 0
         parts: list[CompletedPartTypeDef] = []
-        while sent <= announced.size:
-            with disk_errors("reading a staged file"):
-                data = file.read(self._part_bytes)
-            if not data:
-                break
-            digest.update(data)
-            checksum = b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
-            number = len(parts) + 1
-            with self._errors(key, _WRITE_ERRORS):
-                answer = self._client.upload_part(
-                    Bucket=self._bucket,
-                    Key=self._key(key),
-                    UploadId=upload,
-                    PartNumber=number,
-                    Body=data,
-                    ChecksumCRC32=checksum,
-                )
-            parts.append({"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": checksum})
-            sent += len(data)
-            progress.advance(len(data))
+        waiting: deque[tuple[Future[CompletedPartTypeDef], int]] = deque()
+        stopped = threading.Event()
+        with ThreadPoolExecutor(self._parts, thread_name_prefix="send") as pool:
+            try:
+                while sent <= announced.size:
+                    with disk_errors("reading a staged file"):
+                        data = file.read(self._part_bytes)
+                    if not data:
+                        break
+                    number += 1
+                    waiting.append(
+                        (pool.submit(self._send_part, key, upload, number, data, stopped), len(data))
+                    )
+                    digest.update(data)
+                    sent += len(data)
+                    while len(waiting) >= self._parts:
+                        parts.append(_sent(*waiting.popleft(), progress))
+                while waiting:
+                    parts.append(_sent(*waiting.popleft(), progress))
+            except BaseException:
+                stopped.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         _check_announced(key, Copied(sent, digest.hexdigest()), announced)
         return parts
+
+    def _send_part(
+        self, key: str, upload: str, number: int, data: bytes, stopped: threading.Event
+    ) -> "CompletedPartTypeDef":
+        if self._bandwidth is not None:
+            self._bandwidth.pass_through(len(data), stopped)
+        checksum = b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+        body: Any = _PartBody(data, stopped)
+        with self._errors(key, _WRITE_ERRORS):
+            answer = self._client.upload_part(
+                Bucket=self._bucket,
+                Key=self._key(key),
+                UploadId=upload,
+                PartNumber=number,
+                Body=body,
+                ChecksumCRC32=checksum,
+            )
+        return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": checksum}
 
     def _check_size(self, key: str, size: int) -> None:
         info = self.head(key)
@@ -206,6 +274,56 @@ class S3Store:
             for page in pages:
                 for item in page.get("Contents", []):
                     yield ObjectInfo(item["Key"].removeprefix(self._prefix), item["Size"])
+
+
+class _S3Reader(BodyReader):
+    """A body whose read can be broken off by another thread."""
+
+    def cancel(self) -> None:
+        """End a read that waits; it raises."""
+        raw: Any = self._body
+        # Not possible on every kind of connection; there the stall limit ends it.
+        with suppress(AttributeError, RuntimeError, ValueError, OSError):
+            raw._raw_stream.shutdown()
+
+
+class _Stopped(BaseException):
+    """Ends a send from within; no Exception, which botocore would take for the network's and try again."""
+
+
+class _PartBody:
+    """A part as the HTTP client reads it, in larger pieces than it asks for, until somebody stops it."""
+
+    def __init__(self, data: bytes, stopped: threading.Event) -> None:
+        self._data = memoryview(data)
+        self._at = 0
+        self._stopped = stopped
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def read(self, size: int = -1) -> bytes:
+        if self._stopped.is_set():
+            raise _Stopped
+        piece = self._data[self._at :] if size < 0 else self._data[self._at : self._at + max(size, _PIECE)]
+        self._at += len(piece)
+        return bytes(piece)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: len(self._data)}[whence]
+        self._at = max(0, min(len(self._data), base + offset))
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+
+def _sent(future: "Future[CompletedPartTypeDef]", size: int, progress: Progress) -> "CompletedPartTypeDef":
+    while not wait([future], TICK_SECONDS).done:
+        progress.advance(0)
+    part = future.result()
+    progress.advance(size)
+    return part
 
 
 def _check_announced(key: str, found: Copied, announced: Copied) -> None:

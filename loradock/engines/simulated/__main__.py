@@ -4,9 +4,11 @@ The extension's token comes from `LORADOCK_EXTENSION_TOKEN` or `LORADOCK_EXTENSI
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import uvicorn
 
@@ -30,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_lora_rank=options.max_lora_rank,
         hidden_size=options.hidden_size,
         faults=Faults(load_seconds=options.load_seconds, token_seconds=options.token_seconds),
+        base_config=None if options.base_config is None else json.loads(options.base_config.read_text()),
     )
     app = create_app(engine, settings=settings, api_key=os.environ.get("VLLM_API_KEY") or None)
     uvicorn.run(app, host=options.host, port=options.port, log_level="info", lifespan="on", access_log=False)
@@ -47,6 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-lora-rank", type=int, default=16)
     parser.add_argument(
         "--hidden-size", type=int, default=None, help="width that adapters must have; any if left out"
+    )
+    parser.add_argument(
+        "--base-config",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="config.json of the base model, to tell of in the state",
     )
     parser.add_argument("--load-seconds", type=float, default=0.0, help="how long a load takes")
     parser.add_argument(

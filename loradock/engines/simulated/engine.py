@@ -2,14 +2,17 @@
 
 import asyncio
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import SimpleNamespace
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from loradock.engines.simulated.adapter_files import check_adapter
 from loradock_vllm.admission import AdmittedAdapters
+from loradock_vllm.base_config import read_base_config
 from loradock_vllm.binding import EngineFacts
 from loradock_vllm.version import __version__
 
@@ -61,6 +64,7 @@ class SimulatedEngine:
         max_lora_rank: highest rank that loads.
         hidden_size: width that adapters' shapes must have; None takes any.
         faults: what goes wrong from the start on.
+        base_config: the base model's `config.json`, which the state tells a part of.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class SimulatedEngine:
         max_lora_rank: int = 16,
         hidden_size: int | None = None,
         faults: Faults | None = None,
+        base_config: Mapping[str, Any] | None = None,
     ) -> None:
         self.faults = faults or Faults()
         self.names = AdmittedAdapters({})
@@ -87,6 +92,7 @@ class SimulatedEngine:
             usable_slots=max_loras,
             max_lora_rank=max_lora_rank,
             limitations=("simulated: no model answers here",),
+            base_config=read_base_config(SimpleNamespace(hf_config=SimpleNamespace(**(base_config or {})))),
         )
 
     @property

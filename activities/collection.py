@@ -1,0 +1,132 @@
+"""Collecting what nobody needs any more: versions, bytes in the store, staged copies. Runs in the orchestrator."""
+
+import asyncio
+import contextvars
+import time
+
+from temporalio import activity
+
+from activities.interface.collection import (
+    DELETE_ARTIFACT,
+    FIND_GARBAGE,
+    MOST_AT_ONCE,
+    RECORD_COLLECTION,
+    RETIRE_VERSIONS,
+    DeleteArtifactInput,
+    DeletedArtifact,
+    FindGarbageInput,
+    FoundGarbage,
+    RecordCollectionInput,
+    Retired,
+    RetireInput,
+)
+from activities.interface.common import Done
+from loradock.artifacts.staging import Staging
+from loradock.artifacts.store import ArtifactStore
+from loradock.core.errors import LoradockError
+from loradock.registry import agents, retirement, tombstones
+from loradock.registry.audit import SYSTEM_ACTOR
+from loradock.registry.database import Database
+
+
+class CollectionActivities:
+    """Activities of the collector.
+
+    Args:
+        database: the registry's: it alone says what is named.
+        store: where artifacts are kept.
+        staging: this worker's disk area.
+    """
+
+    def __init__(self, database: Database, store: ArtifactStore, staging: Staging) -> None:
+        self._database = database
+        self._store = store
+        self._staging = staging
+
+    @activity.defn(name=RETIRE_VERSIONS.name)
+    async def retire(self, given: RetireInput) -> Retired:
+        """Retire what is older than the newest versions and named by nothing; an adapter at a time."""
+        keep = given.rules.keep_versions
+        if keep is None:
+            return Retired(versions=())
+        async with self._database.transaction() as tx:
+            names = await retirement.with_more_than(tx, keep)
+        retired: list[str] = []
+        for name in names:
+            activity.heartbeat(name)
+            async with self._database.transaction() as tx:
+                retired += [f"{name}@{number}" for number in await retirement.retire_expired(tx, name, keep)]
+        return Retired(versions=tuple(retired[:MOST_AT_ONCE]))
+
+    @activity.defn(name=FIND_GARBAGE.name)
+    async def find(self, given: FindGarbageInput) -> FoundGarbage:
+        """List the store first and ask the registry then: bytes of a publish that begins meanwhile are not listed.
+
+        Repeatable: a mark stays as it was set first.
+        """
+        rules = given.rules
+        beat = _Beat()
+        stored = await asyncio.to_thread(self._store.digests, beat)
+        async with self._database.transaction() as tx:
+            due = await tombstones.mark(tx, stored, rules.grace_seconds)
+            alive = await agents.alive_agents(tx)
+        uploads = await asyncio.to_thread(self._store.sweep, rules.leftovers_seconds)
+        staged = await asyncio.to_thread(self._staging.sweep, older_than_seconds=rules.leftovers_seconds)
+        return FoundGarbage(
+            digests=tuple(due[:MOST_AT_ONCE]),
+            uploads=len(uploads),
+            staged=len(staged),
+            agents=tuple(alive),
+        )
+
+    @activity.defn(name=DELETE_ARTIFACT.name)
+    async def delete(self, given: DeleteArtifactInput) -> DeletedArtifact:
+        """Delete what nobody points to. One that died in the middle is followed by the next, who goes on."""
+        async with self._database.transaction() as tx:
+            if not await tombstones.begin_delete(tx, given.digest):
+                return DeletedArtifact(deleted=False)
+        freed = await asyncio.to_thread(self._store.delete, given.digest, _Beat())
+        async with self._database.transaction() as tx:
+            await tombstones.end_delete(tx, given.digest, freed)
+        return DeletedArtifact(deleted=True, bytes=freed)
+
+    @activity.defn(name=RECORD_COLLECTION.name)
+    async def record(self, given: RecordCollectionInput) -> Done:
+        """Audit what hosts let go, and what failed."""
+        async with self._database.transaction() as tx:
+            for cache in given.caches:
+                for gone in cache.evicted:
+                    tx.audit(
+                        "cache.evicted", actor=f"agent:{cache.agent}", agent=cache.agent, **gone.model_dump()
+                    )
+            if given.uploads or given.staged:
+                tx.audit("leftovers.swept", actor=SYSTEM_ACTOR, uploads=given.uploads, staged=given.staged)
+            for what, failure in sorted(given.failures.items()):
+                tx.audit(
+                    "collection.failed", actor=SYSTEM_ACTOR, outcome=failure.code, subject=what,
+                    message=failure.message[:300],
+                )  # fmt: skip
+        return Done()
+
+
+class _Beat:
+    """Heartbeats from the thread that does the work, about once a second."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        self._next = 0.0
+
+    def advance(self, size: int) -> None:
+        """Count nothing; say that we live.
+
+        Raises:
+            LoradockError: `operation_cancelled`.
+        """
+        del size
+        if activity.is_cancelled():
+            raise LoradockError("operation_cancelled", "the collection was cancelled")
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + 1.0
+            self._loop.call_soon_threadsafe(activity.heartbeat, context=self._context)

@@ -1,0 +1,63 @@
+"""Inspecting a source without any service: fetch it to a private folder, read it whole, and throw it away."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from loradock.artifacts.disk import disk_errors
+from loradock.artifacts.inspection import examine
+from loradock.artifacts.manifest import build_manifest, select_files
+from loradock.artifacts.protocol import NoProgress, Progress, Source
+from loradock.artifacts.transfer import download
+from loradock.core.base_config import BaseConfig
+from loradock.core.errors import LoradockError
+from loradock.core.inspection import InspectionReport, Verdict
+from loradock.core.models import Failure, Manifest, ManifestFile
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a source holds.
+
+    Attributes:
+        manifest: None when the source holds no adapter at all.
+    """
+
+    report: InspectionReport
+    manifest: Manifest | None
+
+
+def examine_source(
+    source: Source,
+    uri: str,
+    *,
+    max_bytes: int,
+    progress: Progress | None = None,
+    base: BaseConfig | None = None,
+    base_model: str | None = None,
+) -> Examined:
+    """Judge what lies at an address; what stands against serving it is told in the report, not raised.
+
+    Args:
+        max_bytes: most bytes of all its files together.
+        base: the base model's config to compare with, its name being `base_model`.
+
+    Raises:
+        LoradockError: the source cannot be read; `disk_full`, `disk_error`.
+    """
+    told = progress or NoProgress()
+    listed = source.list(uri)
+    try:
+        selection = select_files(listed, max_bytes=max_bytes)
+    except LoradockError as error:
+        report = InspectionReport(verdict=Verdict.NOT_SERVABLE, failure=Failure.of(error))
+        return Examined(report, None)
+    with disk_errors("inspecting a source"), TemporaryDirectory(prefix="loradock-inspect-") as name:
+        folder = Path(name)
+        files = []
+        for file in selection.taken:
+            with source.fetch(uri, file) as reader:
+                copied = download(reader, folder / file.path, told, limit=file.size)
+            files.append(ManifestFile(path=file.path, size=copied.size, sha256=copied.sha256))
+        report = examine(folder, told, base=base, base_model=base_model)
+        return Examined(report, build_manifest(files, selection.left_out))

@@ -1,0 +1,1 @@
+"""What people need to test parts of their own against Loradock."""

@@ -1,0 +1,111 @@
+"""A publish from API to registry, on real servers: of what does not fit its base not a byte is stored."""
+
+import json
+import struct
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from activities.artifacts import ArtifactActivities
+from activities.collection import CollectionActivities
+from api.app import create_app
+from api.dependencies import ApiDependencies
+from loradock.artifacts.sources.file import FileSource
+from loradock.artifacts.sources.registry import SourceSet
+from loradock.artifacts.staging import Staging
+from loradock.artifacts.store import ArtifactStore
+from loradock.artifacts.stores.folder import FolderStore
+from tests.api.conftest import api_template, client_of, live_parts, migrated_url
+from tests.artifacts.samples import make_adapter
+from worker import search_attributes
+from worker.orchestrator import lifecycle_worker
+from worker.temporal import connect
+
+__all__ = ["api_template", "live_parts", "migrated_url"]
+
+LLAMA = {
+    "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 256,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+}  # fmt: skip
+
+
+@dataclass
+class Service:
+    """API and orchestrator in this process."""
+
+    client: httpx.AsyncClient
+    sources: Path
+    store: Path
+
+    async def publish(self, folder: Path) -> dict[str, Any]:
+        """The publish as it ended."""
+        body = {"source": {"uri": folder.as_uri()}, "base_model": "org/tiny"}
+        response = await self.client.post("/v1/adapters/greeter/versions", params={"wait": 60}, json=body)
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    async def report(self, version: int) -> dict[str, Any]:
+        found: dict[str, Any] = (await self.client.get(f"/v1/adapters/greeter/versions/{version}")).json()
+        return dict(found["report"])
+
+    def stored(self) -> list[str]:
+        return [path.name for path in self.store.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+async def service(live_parts: ApiDependencies, tmp_path: Path) -> AsyncIterator[Service]:
+    sources = tmp_path / "sources"
+    staging = Staging(tmp_path / "staging", SourceSet({"file": FileSource([sources])}), max_bytes=100_000_000)
+    store = ArtifactStore(FolderStore(tmp_path / "store"))
+    database = live_parts.database
+    collection = CollectionActivities(database, store, staging)
+    temporal = await connect(live_parts.settings)
+    await search_attributes.register(temporal)
+    with ThreadPoolExecutor(2) as executor:
+        worker = lifecycle_worker(
+            temporal, database, ArtifactActivities(staging, store), collection, executor
+        )
+        async with worker, client_of(create_app(live_parts)) as client:
+            yield Service(client, sources, tmp_path / "store")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_what_fits_is_published_with_its_report_and_the_rest_is_refused(service: Service) -> None:
+    before = await service.publish(make_adapter(service.sources / "early", layers=7, seed=1))
+    assert before["state"] == "succeeded", before
+    report = await service.report(1)
+    assert report["base"]["notes"] == ["not checked against a base: no config of 'org/tiny' is known"]
+
+    answer = await service.client.put("/v1/base-models/org/tiny", json=LLAMA)
+    assert answer.status_code == 200
+    good = await service.publish(make_adapter(service.sources / "good", rank=32, seed=2))
+    assert good["state"] == "succeeded", good
+    report = await service.report(2)
+    assert (report["verdict"], report["base"]["checked"]) == ("conditional", True)
+    assert report["base"]["fingerprint"].startswith("sha256:")
+    assert report["scan"]["numbers"] == report["traits"]["parameters"]
+
+    stored = service.stored()
+    for name, shape, code in (
+        ("more layers", {"layers": 3}, "base_model_mismatch"),
+        ("wider", {"hidden": 256}, "base_model_mismatch"),
+        ("other names", {"modules": ("q_proj", "c_attn")}, "base_model_mismatch"),
+        ("not finite", {}, "weights_not_finite"),
+    ):
+        folder = make_adapter(service.sources / name, seed=3, **shape)  # type: ignore[arg-type]
+        if code == "weights_not_finite":
+            weights = folder / "adapter_model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-4] + struct.pack("<f", float("inf")))
+        ended = await service.publish(folder)
+        assert (ended["state"], ended["error"]["code"]) == ("failed", code), json.dumps(ended)
+        assert "self_attn." in ended["error"]["message"]
+    assert service.stored() == stored
+    versions = (await service.client.get("/v1/adapters/greeter/versions")).json()["items"]
+    assert [item["version"] for item in versions] == [2, 1]
