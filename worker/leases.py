@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -43,6 +43,8 @@ class LeaseKeeper:
     """Asks the engines how they are and renews the lease for all of them in one call.
 
     Args:
+        urls: of the engines, by id.
+        on_new_life: told engine and incarnation when an engine is first seen in a life; must not fail.
         cache: the host's cache in numbers as last counted, None before; never waits.
     """
 
@@ -52,6 +54,7 @@ class LeaseKeeper:
         engines: Mapping[str, Engine],
         urls: Mapping[str, str],
         control_plane: ControlPlane,
+        on_new_life: Callable[[str, str], Awaitable[None]] | None = None,
         *,
         cache: Callable[[], CacheReport | None] = lambda: None,
     ) -> None:
@@ -59,6 +62,7 @@ class LeaseKeeper:
         self._engines = engines
         self._urls = urls
         self._control_plane = control_plane
+        self._on_new_life = on_new_life
         self._cache = cache
         self._reports: dict[str, EngineReport] = {}
         self._changed = asyncio.Event()
@@ -145,6 +149,9 @@ class LeaseKeeper:
         self._reports[name] = now
         if before is None or (before.reachable, before.incarnation) != (now.reachable, now.incarnation):
             self._changed.set()
+        lived = before.incarnation if before else None
+        if self._on_new_life is not None and now.incarnation not in (None, lived):
+            await self._on_new_life(name, str(now.incarnation))
 
     def _report(self, name: str, state: EngineState) -> EngineReport:
         return EngineReport(
