@@ -22,7 +22,7 @@ from loradock.artifacts.disk import create_file, disk_errors
 from loradock.artifacts.protocol import Progress, Reader
 from loradock.core.errors import LoradockError
 
-CHUNK: Final = 512 * 1024
+CHUNK: Final = 256 * 1024
 """Bytes per read: they stay in the processor's cache between read and write."""
 TICK_SECONDS: Final = 0.2
 RESUME_ALIGNMENT: Final = 1024 * 1024
@@ -52,7 +52,7 @@ class TransferOptions:
     """
 
     parts: int = 1
-    part_bytes: int = 16 * 1024 * 1024
+    part_bytes: int = 8 * 1024 * 1024
     attempts: int = 5
     bandwidth: Bandwidth | None = None
     durable: bool = True

@@ -22,7 +22,7 @@ EXIT_CODE_MEANING: Final = {
     ExitCode.OK: "success",
     ExitCode.UNEXPECTED: "something failed that should not",
     ExitCode.USAGE: "the command line or a setting is wrong",
-    ExitCode.OPERATION_FAILED: "the operation failed, was aborted or rolled back",
+    ExitCode.OPERATION_FAILED: "the operation failed, was aborted or rolled back; an inspected adapter cannot be served",
     ExitCode.REFUSED: "the API refused the request (4xx)",
     ExitCode.UNAVAILABLE: "the service cannot be reached or has a problem (5xx)",
     ExitCode.TIMEOUT: "the wait timed out; the operation goes on",

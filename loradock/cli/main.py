@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from loradock import __version__
-from loradock.cli import auditing, bases, changes, inspecting, lists, operations, processes, showing
+from loradock.cli import (
+    auditing,
+    bases,
+    caching,
+    changes,
+    deleting,
+    inspecting,
+    lists,
+    operations,
+    processes,
+    showing,
+)
 from loradock.cli.failures import EXIT_CODE_MEANING, CommandFailure, ExitCode
 from loradock.cli.session import show_failure
 from loradock.core.errors import Fault, LoradockError
@@ -49,6 +60,8 @@ app.command("publish")(changes.publish)
 app.command("load")(changes.load)
 app.command("unload")(changes.unload)
 app.command("alias")(changes.alias)
+app.command("delete")(deleting.delete)
+app.add_typer(caching.app, name="cache")
 app.add_typer(lists.app, name="ls")
 app.command("show")(showing.show)
 app.command("inspect")(inspecting.inspect)

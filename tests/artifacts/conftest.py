@@ -40,6 +40,12 @@ def s3(
     return session_s3
 
 
+@pytest.fixture(scope="session")
+def shared_bucket(object_store_server: ObjectStoreServer) -> str:
+    """One for all who bring a prefix of their own: the server has room for so many buckets only."""
+    return object_store_server.bucket()
+
+
 @pytest.fixture(params=KINDS)
 def source_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SourcePlace]:
     """Every kind of source, with a folder to write to."""

@@ -8,6 +8,7 @@ import json
 import posixpath
 import sys
 import tarfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,7 +28,6 @@ from loradock.artifacts.sources.web import WebClient, WebRules
 from loradock.testing.source_contract import SourcePlace
 from tests.artifacts.hub_server import hub_server
 from tests.artifacts.web_server import Authority, WebServer, make_authority, web_server
-from tests.fixtures.infra import ObjectStoreServer
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -75,11 +75,11 @@ def file_place(tmp_path: Path) -> SourcePlace:
 
 def s3_place(request: pytest.FixtureRequest) -> SourcePlace:
     client: S3Client = request.getfixturevalue("s3")
-    server: ObjectStoreServer = request.getfixturevalue("object_store_server")
-    bucket = server.bucket()
+    bucket: str = request.getfixturevalue("shared_bucket")
+    team = f"team-{uuid.uuid4().hex[:8]}"
 
     def key(path: str) -> str:
-        return posixpath.normpath(f"team/my adapter/{path}")
+        return posixpath.normpath(f"{team}/my adapter/{path}")
 
     def write(path: str, data: bytes) -> None:
         client.put_object(Bucket=bucket, Key=key(path), Body=data)
@@ -88,13 +88,13 @@ def s3_place(request: pytest.FixtureRequest) -> SourcePlace:
         client.delete_object(Bucket=bucket, Key=key(path))
 
     return SourcePlace(
-        source=S3Source(client, [f"{bucket}/team"]),
-        uri=f"s3://{bucket}/team/my adapter",
+        source=S3Source(client, [f"{bucket}/{team}"]),
+        uri=f"s3://{bucket}/{team}/my adapter",
         write=write,
         remove=remove,
         limited=lambda most: S3Source(client, [bucket], max_files=most),
-        missing_uri=f"s3://{bucket}/team/nothing",
-        forbidden_uri=f"s3://{bucket}/teams/my adapter",
+        missing_uri=f"s3://{bucket}/{team}/nothing",
+        forbidden_uri=f"s3://{bucket}/{team}s/my adapter",
     )
 
 

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class World:
 
     s3: "S3Client"
     bucket: str
+    base: str
     proxy: FaultyS3
     folder: Path
     stall_seconds: float = 1.0
@@ -42,11 +44,13 @@ class World:
     def put(self, prefix: str, *, seed: int = 1, layers: int = 2) -> Path:
         adapter = make_adapter(self.folder / "made" / f"{prefix}-{seed}", seed=seed, layers=layers)
         for path in adapter.iterdir():
-            self.s3.put_object(Bucket=self.bucket, Key=f"{prefix}/{path.name}", Body=path.read_bytes())
+            self.s3.put_object(
+                Bucket=self.bucket, Key=f"{self.base}/{prefix}/{path.name}", Body=path.read_bytes()
+            )
         return adapter
 
     def uri(self, prefix: str) -> str:
-        return f"s3://{self.bucket}/{prefix}"
+        return f"s3://{self.bucket}/{self.base}/{prefix}"
 
     def manager(self, name: str = "cache") -> LoRAManager:
         return LoRAManager(self.folder / name, settings=settings(self.proxy.endpoint, self.stall_seconds))
@@ -62,9 +66,11 @@ def settings(endpoint: str, stall_seconds: float = 1.0) -> Settings:
 
 
 @pytest.fixture
-def world(s3: "S3Client", object_store_server: ObjectStoreServer, tmp_path: Path) -> Iterator[World]:
+def world(
+    s3: "S3Client", shared_bucket: str, object_store_server: ObjectStoreServer, tmp_path: Path
+) -> Iterator[World]:
     with faulty_s3(object_store_server.endpoint) as proxy:
-        yield World(s3, object_store_server.bucket(), proxy, tmp_path)
+        yield World(s3, shared_bucket, uuid.uuid4().hex, proxy, tmp_path)
 
 
 def download(manager: LoRAManager, uri: str) -> dict[str, Any]:
@@ -177,7 +183,7 @@ class TestFailure3Stale:
         manager = world.manager()
         fetched(manager, world.uri("a"))
         for key in ("README.md", "adapter_config.json", WEIGHTS):
-            world.s3.delete_object(Bucket=world.bucket, Key=f"a/{key}")
+            world.s3.delete_object(Bucket=world.bucket, Key=f"{world.base}/a/{key}")
         assert download(manager, world.uri("a"))["code"] == "source_not_found"
 
 
@@ -291,7 +297,7 @@ class TestFailure10Requests:
     def test_only_what_an_adapter_needs_is_fetched(self, world: World) -> None:
         world.put("a")
         for key in ("optimizer.pt", "checkpoint-100/adapter_model.safetensors", "events.out"):
-            world.s3.put_object(Bucket=world.bucket, Key=f"a/{key}", Body=b"large")
+            world.s3.put_object(Bucket=world.bucket, Key=f"{world.base}/a/{key}", Body=b"large")
         path = fetched(world.manager(), world.uri("a"))
         assert sorted(one.name for one in path.iterdir()) == ["README.md", "adapter_config.json", WEIGHTS]
         assert sorted(asked.rpartition("/")[2] for asked, _ in world.proxy.gets) == [

@@ -13,7 +13,6 @@ from migrations import runner
 from tests.registry.world import World
 
 _counter = itertools.count(1)
-_TEMPLATE = "registry_template"
 
 
 def _url(server: str, name: str) -> str:
@@ -27,10 +26,11 @@ def _admin(server: str, statement: sql.Composed) -> None:
 
 @pytest.fixture(scope="session")
 def template(postgres_server: str) -> str:
-    """The name of a migrated database to copy."""
-    _admin(postgres_server, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_TEMPLATE)))
-    runner.upgrade(_url(postgres_server, _TEMPLATE))
-    return _TEMPLATE
+    """The name of a migrated database to copy. Other rooms' tests take this fixture over, and make one of their own."""
+    name = f"registry_template_{next(_counter)}"
+    _admin(postgres_server, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    runner.upgrade(_url(postgres_server, name))
+    return name
 
 
 @pytest.fixture

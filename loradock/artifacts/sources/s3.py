@@ -106,6 +106,10 @@ class S3Source:
         with s3_errors(what, **_FETCH_ERRORS):
             answer = client.get_object(**wanted)  # type: ignore[arg-type]
         with closing(answer["Body"]) as body:
+            if offset and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
+                raise LoradockError(
+                    "source_unavailable", f"{what}: it broke off, and the store knows no ranges"
+                )
             if _identity(answer["ETag"], answer["ContentLength"] + offset) != file.identity:
                 raise LoradockError("source_changed", f"{what}: it is another object than the one listed")
             yield BodyReader(body, file.size - offset, what, _FETCH_ERRORS)
