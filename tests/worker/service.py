@@ -10,6 +10,7 @@ from pathlib import Path
 from temporalio.client import Client
 
 from activities.artifacts import ArtifactActivities
+from activities.collection import CollectionActivities
 from activities.engines import EngineActivities
 from activities.host_cache import CacheActivities
 from activities.progress import TransferSlots
@@ -51,9 +52,11 @@ class Service:
     async def orchestrating(self) -> AsyncIterator[None]:
         """An orchestrator's worker; no relay and no sweeper."""
         staging = Staging(self.root / "staging", FileSource([self.root]), max_bytes=2**30)
-        artifacts = ArtifactActivities(staging, ArtifactStore(self.objects, "store://x"), TransferSlots(4))
+        artifacts_store = ArtifactStore(self.objects, "store://x")
+        artifacts = ArtifactActivities(staging, artifacts_store, TransferSlots(4))
         with ThreadPoolExecutor(100) as executor:
-            lifecycle = lifecycle_worker(self.client, self.database)
+            collection = CollectionActivities(self.database, artifacts_store, staging)
+            lifecycle = lifecycle_worker(self.client, self.database, collection, executor)
             async with lifecycle, transfer_worker(self.client, artifacts, executor):
                 yield
 

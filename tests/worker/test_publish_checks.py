@@ -13,6 +13,7 @@ import pytest
 
 from activities.artifacts import ArtifactActivities
 from activities.collection import CollectionActivities
+from activities.progress import TransferSlots
 from api.app import create_app
 from api.dependencies import ApiDependencies
 from loradock.artifacts.sources.file import FileSource
@@ -20,13 +21,13 @@ from loradock.artifacts.sources.registry import SourceSet
 from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.artifacts.stores.folder import FolderStore
-from tests.api.conftest import api_template, client_of, live_parts, migrated_url
+from tests.api.conftest import api_database, client_of, live_parts, migrated_url
 from tests.artifacts.samples import make_adapter
 from worker import search_attributes
-from worker.orchestrator import lifecycle_worker
+from worker.orchestrator import lifecycle_worker, transfer_worker
 from worker.temporal import connect
 
-__all__ = ["api_template", "live_parts", "migrated_url"]
+__all__ = ["api_database", "live_parts", "migrated_url"]
 
 LLAMA = {
     "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 256,
@@ -68,10 +69,10 @@ async def service(live_parts: ApiDependencies, tmp_path: Path) -> AsyncIterator[
     temporal = await connect(live_parts.settings)
     await search_attributes.register(temporal)
     with ThreadPoolExecutor(2) as executor:
-        worker = lifecycle_worker(
-            temporal, database, ArtifactActivities(staging, store), collection, executor
-        )
-        async with worker, client_of(create_app(live_parts)) as client:
+        artifacts = ArtifactActivities(staging, store, TransferSlots(2))
+        lifecycle = lifecycle_worker(temporal, database, collection, executor)
+        transfers = transfer_worker(temporal, artifacts, executor)
+        async with lifecycle, transfers, client_of(create_app(live_parts)) as client:
             yield Service(client, sources, tmp_path / "store")
 
 
