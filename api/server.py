@@ -56,6 +56,8 @@ async def open_dependencies(settings: Settings) -> AsyncIterator[ApiDependencies
         LoradockError: `setting_invalid`.
     """
     tokens = TokenBook.from_settings(settings)
+    if settings.agent_token is None:
+        logger.warning("no agent can join: LORADOCK_AGENT_TOKEN is not set")
     url: str = settings.require("database_url")
     temporal = await connect_lazily(settings)
     database = Database(url, settings.database_pool_size)

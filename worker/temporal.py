@@ -1,5 +1,7 @@
 """One way to reach Temporal, for every process."""
 
+import logging
+import re
 from datetime import timedelta
 from typing import Final
 
@@ -10,6 +12,8 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from loradock.core.errors import LoradockError
 from loradock.core.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 GRACEFUL_SHUTDOWN: Final = timedelta(seconds=10)
 """How long running activities may go on when the process is asked to stop (the SDK's default is 0)."""
@@ -36,7 +40,7 @@ async def connect(settings: Settings, *, lazy: bool = False) -> Client:
     """A client with our converter.
 
     Raises:
-        LoradockError: `temporal_unavailable`.
+        LoradockError: `temporal_unavailable`; `setting_invalid` when the address is none.
     """
     key = settings.temporal_api_key
     try:
@@ -48,10 +52,21 @@ async def connect(settings: Settings, *, lazy: bool = False) -> Client:
             api_key=key.get_secret_value() if key else None,
             lazy=lazy,
         )
+    except ValueError:
+        raise LoradockError("setting_invalid", "LORADOCK_TEMPORAL_ADDRESS must be host:port") from None
     except (RuntimeError, RPCError) as error:
+        _log.debug("no connection to Temporal: %s", error)
         raise LoradockError(
-            "temporal_unavailable", f"{settings.temporal_address}: {str(error)[:300]}"
+            "temporal_unavailable", _no_connection(settings.temporal_address, str(error))
         ) from None
+
+
+def _no_connection(address: str, reason: str) -> str:
+    """What people are told, out of what the SDK says in Rust's words."""
+    answered = re.search(r"after connection: Status \{ code: (\w+)", reason)
+    if answered is None:
+        return f"Temporal does not answer at {address}"
+    return f"what answers at {address} is not Temporal, or refuses this client ({answered[1]})"
 
 
 def is_away(error: RPCError) -> bool:

@@ -89,12 +89,12 @@ def open_cache(settings: Settings) -> HostCache:
     Raises:
         LoradockError: `setting_invalid`.
     """
-    return HostCache(settings.cache_dir, open_store(settings), cache_policy(settings))
+    return HostCache(settings.cache_dir.expanduser().resolve(), open_store(settings), cache_policy(settings))
 
 
 def open_upkeep(settings: Settings) -> CacheUpkeep:
     """Care for the host's cache, without any store."""
-    return CacheUpkeep(settings.cache_dir, cache_policy(settings))
+    return CacheUpkeep(settings.cache_dir.expanduser().resolve(), cache_policy(settings))
 
 
 def cache_policy(settings: Settings) -> CachePolicy:

@@ -38,9 +38,9 @@ def audit(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """The newest events of the audit, oldest of them first.
+    """Show who changed what: the latest events, in the order in which they happened.
 
-    --json gives them newest first, as the API does.
+    With --json the latest comes first, as the API gives them.
     """
     if follow and as_json:
         raise usage("--follow never ends: it has no JSON document")

@@ -32,7 +32,6 @@ _EPILOG = "Exit codes:\n\n" + "\n".join(
 
 app = typer.Typer(
     name="loradock",
-    help="Publish, load and unload LoRA adapters on vLLM fleets, durably.",
     epilog=_EPILOG,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -53,7 +52,10 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Publish, load and unload LoRA adapters on vLLM fleets, durably."""
+    """Publish, load and unload LoRA adapters on vLLM fleets, durably.
+
+    Options stand behind their command, --api-url and --token too: loradock ls --token TOKEN.
+    """
 
 
 app.command("publish")(changes.publish)
@@ -117,6 +119,8 @@ def _failure_of(error: LoradockError) -> CommandFailure:
     by_code = {
         "setting_invalid": ExitCode.USAGE,
         "invalid_name": ExitCode.USAGE,
+        "stack_running": ExitCode.USAGE,
+        "engine_environment_missing": ExitCode.USAGE,
         "internal_error": ExitCode.UNEXPECTED,
     }
     by_fault = {

@@ -158,7 +158,7 @@ def simulated_engine(context: typer.Context) -> None:
     """Run a simulated engine (the same HTTP surface as vLLM with the extension, no weights). See its --help."""
     from loradock.engines.simulated.__main__ import main as run
 
-    run(context.args)
+    raise typer.Exit(run(context.args))
 
 
 @contextmanager

@@ -146,7 +146,7 @@ CATALOG: Final[dict[str, ErrorSpec]] = {
     # Parts of the service
     "database_unavailable": _system(503, "Postgres does not answer.", "It is retried; check LORADOCK_DATABASE_URL."),
     "schema_outdated": _system(503, "The database does not have the schema that this program needs.", "Run 'loradock migrate' with this version of the program."),
-    "temporal_unavailable": _system(503, "Temporal does not answer.", "The operation is kept and starts when Temporal is back."),
+    "temporal_unavailable": _system(503, "Temporal does not answer.", "It is retried where an operation waits for it; check LORADOCK_TEMPORAL_ADDRESS."),
     "not_ready": _state(503, "A part of the service is not ready.", "See /readyz for which."),
     "stack_running": _state(409, "A stack is already running in this folder.", "Stop it first, or use it: .loradock/dev.json has its addresses."),
     "stack_failed": _system(500, "A part of the embedded stack did not start.", "The message ends with the part's last log lines.", retryable=False),

@@ -24,6 +24,9 @@ _SESSION_OPTIONS: Final = " ".join(
     }.items()
 )
 
+CLIENT_ENCODING: Final = "utf8"
+"""What every connection speaks, whatever the database's own encoding: on SQL_ASCII psycopg would give bytes for text."""
+
 
 def sqlalchemy_url(url: str) -> URL:
     """The address in SQLAlchemy's form, on the psycopg driver.
@@ -167,7 +170,12 @@ class Database:
             pool_timeout=10,
             pool_pre_ping=True,
             hide_parameters=True,
-            connect_args={"connect_timeout": 5, "options": _SESSION_OPTIONS, "application_name": "loradock"},
+            connect_args={
+                "connect_timeout": 5,
+                "client_encoding": CLIENT_ENCODING,
+                "options": _SESSION_OPTIONS,
+                "application_name": "loradock",
+            },
         )
         self._writers = _sessions(self._engine)
         self._readers = _sessions(

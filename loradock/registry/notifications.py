@@ -9,7 +9,7 @@ from typing import Final, Self
 
 import psycopg
 
-from loradock.registry.database import libpq_url
+from loradock.registry.database import CLIENT_ENCODING, libpq_url
 
 CHANNEL: Final = "loradock_operations"
 _FIRST_PAUSE: Final = 0.2
@@ -116,7 +116,11 @@ class OperationFeed:
 
     async def _listen(self) -> None:
         connection = await psycopg.AsyncConnection.connect(
-            self._url, autocommit=True, connect_timeout=5, application_name="loradock-feed"
+            self._url,
+            autocommit=True,
+            connect_timeout=5,
+            client_encoding=CLIENT_ENCODING,
+            application_name="loradock-feed",
         )
         async with connection:
             await connection.execute(f"LISTEN {CHANNEL}")

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from api.dependencies import ApiDependencies
-from api.server import serve
+from api.server import open_dependencies, serve
 from loradock.core.errors import LoradockError
 from loradock.core.settings import Settings
 from tests.api.conftest import OPERATOR_TOKEN, assert_problem, bearer, serving, settings_for
@@ -91,6 +91,23 @@ async def test_it_does_not_start_without_a_token(closed_port: str) -> None:
     with pytest.raises(LoradockError) as caught:
         await serve(settings, port=0)
     assert caught.value.code == "setting_invalid"
+
+
+@pytest.mark.parametrize("agent_token", [None, "a-token-of-agents"])
+async def test_it_warns_when_no_agent_can_join(
+    closed_port: str, caplog: pytest.LogCaptureFixture, agent_token: str | None
+) -> None:
+    settings = Settings(
+        _env_file=None,
+        database_url=f"postgresql://nobody@{closed_port}/nothing",
+        temporal_address=closed_port,
+        api_token=OPERATOR_TOKEN,
+        agent_token=agent_token,
+    )
+    async with open_dependencies(settings):
+        pass
+    warned = [record.getMessage() for record in caplog.records if "LORADOCK_AGENT_TOKEN" in record.message]
+    assert warned == ([] if agent_token else ["no agent can join: LORADOCK_AGENT_TOKEN is not set"])
 
 
 async def test_it_does_not_start_without_a_database(closed_port: str) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 
 import httpx
+import pytest
 
 from loradock.dev.ports import PortPool
 
@@ -46,9 +47,11 @@ def test_it_serves_until_it_is_told_to_end() -> None:
         process.wait(10)
 
 
-def test_it_refuses_to_start_without_a_token() -> None:
+@pytest.mark.parametrize("module", [("loradock.engines.simulated",), ("loradock", "simulated-engine")])
+def test_it_refuses_to_start_without_a_token(module: tuple[str, ...]) -> None:
     done = subprocess.run(
-        command(1), env=environment(), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 3
+        [sys.executable, "-m", *module, "--port", "1"],
+        env=environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
     assert "LORADOCK_EXTENSION_TOKEN" in done.stderr

@@ -1,12 +1,29 @@
 """The schema goes up and down on a real Postgres, alone, and equals the program's tables."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from psycopg import sql
+from sqlalchemy import make_url
 
 from loradock.core.errors import LoradockError
+from loradock.registry import adapter_rows, adapters
+from loradock.registry.database import Database
+from loradock.registry.notifications import OperationFeed
 from migrations import runner
+
+
+@pytest.fixture
+def sql_ascii_url(postgres_server: str) -> Iterator[str]:
+    """The address of an empty database that knows no encoding: a cluster made under LC_ALL=C has only such."""
+    name = "no_encoding"
+    create = "CREATE DATABASE {} ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(sql.SQL(create).format(sql.Identifier(name)))
+        yield make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def _objects(url: str) -> set[str]:
@@ -26,6 +43,29 @@ def test_up_down_up_leaves_the_same_schema(database_url: str) -> None:
     assert _objects(database_url) == {"r alembic_version", "i alembic_version_pkc"}
     runner.upgrade(database_url)
     assert _objects(database_url) == there
+
+
+def test_a_database_without_an_encoding_is_migrated_too(sql_ascii_url: str) -> None:
+    assert runner.upgrade(sql_ascii_url) == runner.head()
+    runner.check(sql_ascii_url)
+    assert runner.current(sql_ascii_url) == runner.head()
+
+
+async def test_the_registry_reads_text_and_not_bytes_from_a_database_without_an_encoding(
+    sql_ascii_url: str,
+) -> None:
+    runner.upgrade(sql_ascii_url)
+    database = Database(sql_ascii_url)
+    try:
+        async with database.transaction() as tx:
+            await adapter_rows.ensure(tx, "greeter", "Zoë")
+            tx.audit("adapter.created", actor="Zoë", adapter="greeter")
+        async with database.read() as reader:
+            assert (await adapters.get_adapter(reader, "greeter")).created_by == "Zoë"
+        async with OperationFeed(sql_ascii_url) as feed:
+            assert await feed.wait_listening(10)
+    finally:
+        await database.dispose()
 
 
 def test_every_single_step_goes_down_and_up_again(database_url: str) -> None:

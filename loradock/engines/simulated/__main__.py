@@ -19,13 +19,13 @@ from loradock_vllm.settings import ExtensionSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until a signal comes; returns the exit status."""
+    """Serve until a signal comes; returns the exit status: 2 when a setting is wrong."""
     options = _parser().parse_args(arguments)
     try:
         settings = ExtensionSettings.from_environment(os.environ)
     except ConfigurationError as error:
         sys.stderr.write(f"the simulated engine refuses to start: {error}\n")
-        return 3
+        return 2
     engine = SimulatedEngine(
         base_model=options.base_model,
         max_loras=options.max_loras,
