@@ -92,7 +92,7 @@ class TransferProgress:
     def _beat(self) -> None:
         with suppress(RuntimeError):  # the worker's loop has ended
             while not self._ended.wait(PULSE_SECONDS):
-                activity.heartbeat(self._done)
+                activity.heartbeat({"bytes": self._done})
 
     def advance(self, size: int) -> None:
         """Count `size` more bytes.

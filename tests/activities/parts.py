@@ -44,11 +44,13 @@ class Bench(ActivityEnvironment):
         super().__init__()
         self.info = dataclasses.replace(self.info, attempt=attempt)
         self.beats: list[tuple[Any, ...]] = []
+        self.bytes: list[int] = []
         self.beating = threading.Event()
         self.on_heartbeat = self._beat
 
     def _beat(self, *details: Any) -> None:
         self.beats.append(details)
+        self.bytes = [beat[0]["bytes"] for beat in self.beats if beat]
         self.beating.set()
 
     def begin(self, activity: Callable[[Any], Result], given: Any) -> "Future[Result]":
@@ -77,8 +79,8 @@ class SlowObjects:
         return getattr(self._objects, name)
 
     @contextmanager
-    def open(self, key: str) -> Iterator[Reader]:
-        with self._objects.open(key) as reader:
+    def open(self, key: str, **part: Any) -> Iterator[Reader]:
+        with self._objects.open(key, **part) as reader:
             yield _SlowReader(reader, self.chunk) if self.slow else reader
 
 

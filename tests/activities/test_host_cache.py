@@ -83,7 +83,8 @@ def test_heartbeats_and_reports_carry_the_bytes_so_far(
     downloaded = bench.run(host.activities.download, host.given())
     assert {operation for operation, _ in reports.seen} == {RUN.operation}
     told = [step.detail["bytes"] for _, step in reports.seen if step.state == "running"]
-    assert told == [bytes_ for (bytes_,) in bench.beats] == sorted(told)
+    assert told == sorted(told)
+    assert set(told) <= set(bench.bytes)
     assert 0 < told[-1] <= downloaded.step.detail["bytes"]
     assert reports.seen[-1][1] == downloaded.step
     assert {(step.name, step.engine, step.attempt) for _, step in reports.seen} == {("download", "e1", 3)}
