@@ -30,7 +30,7 @@ CONFIG = "adapter_config.json"
     ("uri", "code"),
     [
         ("ftp://host/folder", "unsupported_scheme"),
-        ("https://host/folder", "unsupported_scheme"),
+        ("http://host/folder", "unsupported_scheme"),
         ("javascript:alert(1)", "unsupported_scheme"),
         ("", "invalid_source_uri"),
         ("greeter", "invalid_source_uri"),
@@ -62,7 +62,7 @@ def test_an_address_that_cannot_be_one_is_refused_at_once(
     [
         ("s3://AKIAIOSFODNN7:{secret}@bucket/prefix", "invalid_source_uri"),
         ("s3://{secret}@bucket/prefix", "invalid_source_uri"),
-        ("https://user:{secret}@host/folder", "unsupported_scheme"),
+        ("https://user:{secret}@host/folder", "invalid_source_uri"),
         ("s3://bucket/prefix?X-Amz-Signature={secret}", "invalid_source_uri"),
         ("s3://bucket/prefix#{secret}", "invalid_source_uri"),
         ("s3://user:{secret}@[bucket/prefix", "invalid_source_uri"),

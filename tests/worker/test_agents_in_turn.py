@@ -12,6 +12,7 @@ from loradock.engines.protocol import Engine
 from loradock.registry.views import OperationView
 from tests.activities.conftest import Running
 from tests.activities.parts import SlowObjects
+from tests.artifacts.samples import make_adapter
 from tests.worker.service import Service
 from worker import agent as agent_module
 
@@ -76,7 +77,11 @@ async def test_a_release_waits_behind_no_download(
         await service.join(drivers)
         served = await service.publish(folder)
         await service.load(served)
-        others = [await service.publish(folder, f"other-{number}") for number in range(6)]
+        others = [
+            # Other weights each: the same would be copied from what lies in the cache.
+            await service.publish(make_adapter(folder.parent / name, rank=16, seed=seed), name)
+            for seed, name in enumerate([f"other-{number}" for number in range(6)], start=10)
+        ]
         folder_objects.slow, folder_objects.chunk = True, 100
         # More than may download at once: the others wait for their turn, and are known to be in living hands.
         loads = [await service.submit_load(other) for other in others]
