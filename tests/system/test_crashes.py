@@ -38,13 +38,17 @@ def check_new_work(stack: RunningStack, middle: Middle, make: MakeAdapter) -> No
     check_answers(stack, middle.publishing, 1)
 
 
-@pytest.mark.parametrize("victim", ["orchestrator", "api", "agent-1", "postgres", "temporal", "seaweedfs"])
+@pytest.mark.parametrize(
+    "victims", [("orchestrator",), ("agent-1",), ("postgres",), ("temporal",), ("api", "seaweedfs")], ids=str
+)
 def test_a_part_of_the_service_is_killed_and_everything_comes_to_its_good_end(
-    stack: RunningStack, make: MakeAdapter, name: str, victim: str
+    stack: RunningStack, make: MakeAdapter, name: str, victims: tuple[str, ...]
 ) -> None:
     with in_the_middle(stack, make, name) as middle:
-        stack.kill(victim)
-        stack.restart(victim)
+        for victim in victims:
+            stack.kill(victim)
+        for victim in victims:
+            stack.restart(victim)
     check_succeeded(stack, middle)
     check_whole(stack)
     assert stack.held("engine-1") == {f"{middle.loading}@1", f"{middle.loading}@2"}
@@ -149,7 +153,7 @@ def test_nobody_can_be_reached_while_the_api_is_away_and_the_engines_serve_on(
     stack.load(name)
     cards = stack.rows("SELECT engine, served_name, state FROM cards ORDER BY engine")
     stack.kill("api")
-    with pytest.raises(httpx.ConnectError):
+    with pytest.raises(httpx.TransportError):
         stack.get("/healthz")
     check_engines = [stack.complete(engine, f"{name}@1", "Hi").status_code for engine in stack.engines]
     assert check_engines == [200, 200]
