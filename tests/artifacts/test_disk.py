@@ -26,8 +26,8 @@ def test_one_holder_at_a_time_even_when_the_lock_file_is_removed(tmp_path: Path)
         for _ in range(30):
             with file_lock(path):
                 assert inside.acquire(blocking=False), "two holders at once"
-                path.unlink()
                 inside.release()
+                path.unlink()  # from here on another one may hold the lock that has the name next
         return "done"
 
     assert together(4, work) == ["done"] * 4
