@@ -1,6 +1,7 @@
 """Whatever order runs, resets, ends, rivals and sweepers come in: one holder, one lock, and what is superseded stays so."""
 
 import asyncio
+import itertools
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from tests.registry.world import World, new_publish, run_of
 
 RUNS = st.sampled_from(["run-1", "run-2", "run-3", "run-4"])
 ENDS = st.sampled_from([OperationState.SUCCEEDED, OperationState.FAILED, OperationState.ABORTED])
+_NUMBERS = itertools.count(1)
 Result = TypeVar("Result")
 
 
@@ -33,7 +35,8 @@ class ClaimMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.database = Database(url, pool_size=2)
         self.world = World(self.database)
-        made = self.do(self.world.submit(new_publish("greeter")))
+        self.adapter = f"greeter-{next(_NUMBERS)}"  # the database outlives an example
+        made = self.do(self.world.submit(new_publish(self.adapter)))
         self.operation = made.id
         self.epochs = [made.epoch]
         self.state = OperationState.PENDING
@@ -51,6 +54,8 @@ class ClaimMachine(RuleBasedStateMachine):
         if not self.holder and not self.state.active:
             return "operation_ended"
         if self.holder and self.holder != run.run_id:
+            if self.state is OperationState.SUCCEEDED:
+                return "operation_ended"
             if not self.state.active and self.rival:
                 return "adapter_busy"
             self.superseded.add(self.holder)
@@ -87,8 +92,10 @@ class ClaimMachine(RuleBasedStateMachine):
     def compensate(self, name: str) -> None:
         run = self.run_ref(name, 0)
         expected = self.expected(run)
+        if expected == "claimed" and not self.state.active:
+            expected = "operation_ended"
         assert self.do(self.attempt(lambda tx: runs.mark_compensating(tx, run))) == expected
-        if expected == "claimed" and self.state.active:
+        if expected == "claimed":
             self.state = OperationState.COMPENSATING
 
     @rule(name=RUNS, end=ENDS)
@@ -122,7 +129,7 @@ class ClaimMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.rival is None)
     @rule()
     def rival_comes(self) -> None:
-        new = new_publish("greeter", rival=True)
+        new = new_publish(self.adapter, rival=True)
         try:
             self.rival = run_of(self.do(self.world.submit(new)))
         except LoradockError as error:
@@ -142,7 +149,7 @@ class ClaimMachine(RuleBasedStateMachine):
         async def look() -> tuple[OperationState, str | None, str | None]:
             async with self.database.read() as tx:
                 shown = await operations.get_operation(tx, self.operation)
-                holder = await operations.lock_holder(tx, operations.publish_lock("greeter"))
+                holder = await operations.lock_holder(tx, operations.publish_lock(self.adapter))
                 return shown.state, shown.run_id, holder.id if holder else None
 
         state, run_id, lock = self.do(look())
