@@ -31,7 +31,9 @@ def test_the_whole_way_of_an_adapter(stack: RunningStack, cli: Cli, make: MakeAd
     assert name in cli.ok("ls")
     assert f"{name}@1" in cli.ok("ls", "cards")
     # An engine is listed as its agent last told: with the next renewal of the lease.
-    eventually(lambda: f"{name}@1" in cli.ok("ls", "engines") or None, "the engines' list does not name the version")
+    eventually(
+        lambda: f"{name}@1" in cli.ok("ls", "engines") or None, "the engines' list does not name the version"
+    )
     assert digest[7:15] in cli.ok("show", name)
     assert "run=7" in cli.ok("show", f"{name}@1")
     operations = cli.json("ops", "--adapter", name)["items"]
