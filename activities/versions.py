@@ -14,8 +14,8 @@ from activities.interface.versions import (
     ReserveInput,
 )
 from loradock.core.models import Failure, OperationState
-from loradock.core.requests import OperationResult, ReservedVersion
-from loradock.registry import operation_steps, runs, versions
+from loradock.core.requests import OperationResult, ReservedVersion, ThenLoad
+from loradock.registry import follow_ups, operation_steps, runs, versions
 from loradock.registry.database import Database
 
 PUBLISH_STEPS = (("fetch", ""), ("upload", ""))
@@ -67,9 +67,15 @@ class VersionActivities:
         async with self._database.transaction() as tx:
             operation = await runs.claim(tx, given.run)
             if operation.state == OperationState.SUCCEEDED:  # tried again: the answer was lost, not the work
-                return result
+                return OperationResult.model_validate(operation.result)
             await versions.mark_ready(tx, given.run, given.ref, given.artifact_uri)
             await operation_steps.record_steps(tx, given.run.operation, given.steps)
+            if operation.request.get("then"):
+                then = ThenLoad.model_validate(operation.request["then"])
+                following = await follow_ups.load_published(tx, operation, then, given.ref.version)
+                result = result.model_copy(
+                    update={"next": following.next, "next_failed": following.next_failed}
+                )
             await runs.finish(tx, given.run, OperationState.SUCCEEDED, result=result)
         return result
 

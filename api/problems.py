@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -22,6 +23,15 @@ SHOWN_FIELD_ERRORS: Final = 20
 _OWN_MEMBERS: Final = frozenset(
     {"type", "title", "status", "detail", "code", "remedy", "instance", "request_id", "errors"}
 )
+_LORA_PATH: Final = re.compile(r"/v1/(?:agents/[^/]+/)?loras(?:/|$)")
+_LORA_STATUS: Final = {
+    "invalid_request": 400,
+    "invalid_name": 400,
+    "invalid_source_uri": 400,
+    "unsupported_scheme": 415,
+    "version_not_loaded": 404,
+}
+"""Where the seed system's clients expect another status than the catalog's."""
 _CODE_OF_STATUS: Final = {
     401: "unauthorized",
     403: "forbidden",
@@ -103,6 +113,29 @@ def problem_response(
     return ProblemResponse(content, spec.status, headers={**_headers(error), **(headers or {})})
 
 
+class LoraErrorResponse(ProblemResponse):
+    """An error in the seed system's words, which the clients of `/v1/loras` read."""
+
+    media_type = "application/json"
+
+
+def lora_error_response(
+    error: LoradockError, *, path: str, request_id: str, headers: Mapping[str, str] | None = None, **_: Any
+) -> LoraErrorResponse:
+    """The seed system's error body with a status that tells the caller's mistakes from ours."""
+    name = error.details.get("lora_name") or _lora_name(path)
+    content: dict[str, Any] = {"status": "error", "message": printable(error.message)}
+    if name:
+        content["lora_name"] = printable(name, 200)
+    content |= {"code": error.code, "remedy": error.spec.remedy, "request_id": request_id}
+    status = _LORA_STATUS.get(error.code, error.spec.status)
+    return LoraErrorResponse(content, status, headers={**_headers(error), **(headers or {})})
+
+
+def _lora_name(path: str) -> str:
+    return path.partition("/loras/")[2]
+
+
 def install(app: FastAPI) -> None:
     """Have every error of the application answered as a problem."""
     app.exception_handler(LoradockError)(_on_loradock_error)
@@ -135,7 +168,10 @@ def _headers(error: LoradockError) -> dict[str, str]:
 
 
 def _answer(request: Request, error: LoradockError, **further: Any) -> Response:
-    return problem_response(error, instance=request.url.path, request_id=request.state.request_id, **further)
+    path = request.url.path
+    if _LORA_PATH.match(path):
+        return lora_error_response(error, path=path, request_id=request.state.request_id, **further)
+    return problem_response(error, instance=path, request_id=request.state.request_id, **further)
 
 
 async def _on_loradock_error(request: Request, error: LoradockError) -> Response:

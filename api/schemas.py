@@ -1,10 +1,11 @@
 """What calls take and give, where it is not a view of the registry as it stands."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from api.fields import (
+    AdapterField,
     Count,
     Duration,
     SimpleField,
@@ -109,6 +110,55 @@ class AliasBody(Body):
     """Where an alias is to point."""
 
     version: VersionNumber = Field(description="A version that is ready.")
+
+
+class LoraSource(BaseModel):
+    """Where the weights lie, as the seed system's clients say it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    uri: SourceField
+
+
+class LoraBody(BaseModel):
+    """The seed system's load: fields that it does not know are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    lora_name: AdapterField = Field(description="The adapter's name.")
+    source: LoraSource = Field(description="The folder to serve.")
+    base_model: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = Field(
+        default=None, description="Ours: as for a publish."
+    )
+    pool: SimpleField | None = Field(
+        default=None, description="Ours: needed where several pools serve the base model."
+    )
+
+
+class LoraChanged(BaseModel):
+    """What became of a load or unload, in the seed system's words."""
+
+    status: Literal["success"] = "success"
+    message: str = Field(examples=["LoRA adapter 'greeter' loaded successfully"])
+    lora_name: str = Field(examples=["greeter"])
+    lora_id: int = Field(description="The seed system's number for the name.", examples=[1213123])
+
+
+class Loras(BaseModel):
+    """The names that are served, in the seed system's words."""
+
+    status: Literal["success"] = "success"
+    loras: dict[str, int] = Field(description="Name to the seed system's number for it.")
+    count: int
+
+
+class LoraError(BaseModel):
+    """An error in the seed system's words; `code` is ours."""
+
+    status: Literal["error"] = "error"
+    message: str
+    lora_name: str | None = Field(default=None, description="Where the call named one.")
+    code: str = Field(description="Stable code (docs/errors.md).", examples=["source_not_found"])
 
 
 class ProgressBody(BaseModel):

@@ -11,9 +11,7 @@ from api.dependencies import ApiDependencies
 from api.placement import choose_load_pool, choose_unload_pool, resolve_version
 from api.schemas import LoadBody, PublishBody, UnloadBody
 from api.starting import start
-from loradock.core.ids import new_operation_id
-from loradock.core.models import OperationKind
-from loradock.core.requests import LoadRequest, PublishRequest, UnloadRequest
+from loradock.core.requests import LoadRequest, PublishRequest, ThenLoad, UnloadRequest
 from loradock.registry import operations, placement, unloading
 from loradock.registry.database import Transaction
 from loradock.registry.views import OperationView
@@ -22,9 +20,18 @@ Check = Callable[[], Awaitable[object]]
 
 
 async def submit_publish(
-    parts: ApiDependencies, actor: str, key: str | None, adapter: str, body: PublishBody
+    parts: ApiDependencies,
+    actor: str,
+    key: str | None,
+    adapter: str,
+    body: PublishBody,
+    *,
+    then: ThenLoad | None = None,
 ) -> OperationView:
     """Keep a publish and start it.
+
+    Args:
+        then: what is to follow when it has succeeded.
 
     Raises:
         LoradockError: `base_model_mismatch`, `base_model_unknown`, `adapter_busy`, `idempotency_key_reused`.
@@ -35,17 +42,10 @@ async def submit_publish(
         base_model=body.base_model,
         expect_digest=body.expect_digest,
         labels=body.labels,
+        then=then,
     )
     async with parts.database.transaction() as tx:
-        operation = await _keep(
-            tx,
-            actor,
-            key,
-            OperationKind.PUBLISH,
-            request,
-            lock_key=operations.publish_lock(adapter),
-            check=lambda: base_models.check_publish(tx, request),
-        )
+        operation = await _keep(tx, actor, key, request, lambda: base_models.check_publish(tx, request))
     return await start(parts, operation)
 
 
@@ -68,15 +68,7 @@ async def submit_load(
             policy=body.policy,
             min_ready=body.min_ready,
         )
-        operation = await _keep(
-            tx,
-            actor,
-            key,
-            OperationKind.LOAD,
-            request,
-            lock_key=operations.placement_lock(adapter, request.pool),
-            check=lambda: placement.check_load(tx, request),
-        )
+        operation = await _keep(tx, actor, key, request, lambda: placement.check_load(tx, request))
     return await start(parts, operation)
 
 
@@ -99,15 +91,7 @@ async def submit_unload(
             drain_seconds=body.drain,
             force=body.force,
         )
-        operation = await _keep(
-            tx,
-            actor,
-            key,
-            OperationKind.UNLOAD,
-            request,
-            lock_key=operations.placement_lock(adapter, request.pool),
-            check=lambda: unloading.check_unload(tx, request),
-        )
+        operation = await _keep(tx, actor, key, request, lambda: unloading.check_unload(tx, request))
     return await start(parts, operation)
 
 
@@ -115,28 +99,10 @@ async def _keep(
     tx: Transaction,
     actor: str,
     key: str | None,
-    kind: OperationKind,
     request: PublishRequest | LoadRequest | UnloadRequest,
-    *,
-    lock_key: str,
     check: Check,
 ) -> OperationView:
-    content = request.model_dump(mode="json")
-    submitted = await operations.submit(
-        tx,
-        operations.NewOperation(
-            id=new_operation_id(),
-            kind=kind,
-            adapter=request.adapter,
-            version=content.get("version"),
-            pool=content.get("pool"),
-            lock_key=lock_key,
-            request=content,
-            request_hash=operations.request_hash(kind, content),
-            idempotency_key=key,
-            actor=actor,
-        ),
-    )
+    submitted = await operations.submit(tx, operations.NewOperation.of(request, actor, key))
     if submitted.created:
         await check()
     return submitted.operation

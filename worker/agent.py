@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 from temporalio.client import Client
@@ -28,6 +29,7 @@ from worker.control_plane import ControlPlane
 from worker.leases import HostIdentity, LeaseKeeper, Superseded
 from worker.lifetime import run_until_stopped
 from worker.loops import repeat
+from worker.loras_proxy import LorasProxy, listen, server
 from worker.temporal import GRACEFUL_SHUTDOWN, HEARTBEAT_THROTTLE, connect
 
 _log = logging.getLogger(__name__)
@@ -117,8 +119,18 @@ async def run(
             repeat("cache", CACHE_SWEEP_SECONDS, lambda: _sweep(host_cache)),
             repeat("cache figures", CACHE_COUNT_SECONDS, cache_watch.count),
         ]
+        if settings.loras_listen is not None:
+            loops.append(await _take_loras(settings, identity.agent, stack))
         _log.info("agent %s ready: engines %s", identity.agent, ", ".join(urls))
         await run_until_stopped(workers, loops, ready_file)
+
+
+async def _take_loras(settings: Settings, agent: str, stack: AsyncExitStack) -> Coroutine[Any, Any, None]:
+    listener = listen(str(settings.loras_listen))
+    proxy = LorasProxy(settings.api_url, settings.require("agent_token"), agent, settings.loras_token)
+    stack.push_async_callback(proxy.aclose)
+    _log.info("taking /v1/loras at %s", settings.loras_listen)
+    return server(proxy).run_beside(listener)
 
 
 async def _sweep(cache: HostCache) -> None:

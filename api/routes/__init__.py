@@ -10,6 +10,7 @@ from api.routes import (
     base_models,
     fleet,
     health,
+    loras,
     operations,
     placement,
     versions,
@@ -25,5 +26,7 @@ ROUTERS: Final = (
     operations.router,
     fleet.router,
     audit.router,
+    loras.router,
+    loras.agent_router,
     agents.router,
 )

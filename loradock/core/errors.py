@@ -57,6 +57,7 @@ def _system(status: int, title: str, remedy: str, *, retryable: bool = True) -> 
 CATALOG: Final[dict[str, ErrorSpec]] = {
     # Requests
     "invalid_request": _caller(422, "The request does not have the form that the call expects.", "Compare it with the OpenAPI page at /docs; the message names the field."),
+    "unsupported_media_type": _caller(415, "The body's Content-Type is not one that the call takes.", "Send JSON with 'Content-Type: application/json'."),
     "invalid_name": _caller(422, "The name breaks the rule for adapter, alias, engine or pool names.", "Use letters, digits, '.', '_' and '-', at most 63 characters, starting with a letter or digit; adapters may have one 'org/' in front."),
     "unauthorized": _caller(401, "There is no token, or a wrong one.", "Send 'Authorization: Bearer <token>' with a token that this service knows."),
     "forbidden": _caller(403, "The token does not allow this call.", "Use a token with the right for it."),

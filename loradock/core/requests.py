@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints, model_validator
 
 from loradock.core.base_config import BaseConfig
-from loradock.core.models import Digest, Model, VersionRef
+from loradock.core.models import Digest, Failure, Model, VersionRef
 from loradock.core.names import AdapterName, SimpleName
 
 Seconds = Annotated[float, Field(ge=0, le=24 * 3600)]
@@ -26,6 +26,18 @@ class LoadPolicy(StrEnum):
     """The engines that became ready serve, if they are enough."""
 
 
+class ThenLoad(Model):
+    """What comes after a publish: a load of the version on its pool's engines, an operation of its own.
+
+    Attributes:
+        pool: None is the only pool that serves the adapter's base model.
+        replace: as in `LoadRequest`.
+    """
+
+    pool: SimpleName | None = None
+    replace: bool = False
+
+
 class PublishRequest(Model):
     """Publish a folder of weights as a version of an adapter.
 
@@ -33,6 +45,7 @@ class PublishRequest(Model):
         uri: `file:///folder` or `s3://bucket/prefix`.
         base_model: needed for the first version unless all engines serve one base model.
         expect_digest: the publish fails when the weights are others.
+        then: what is to follow when it has succeeded.
     """
 
     adapter: AdapterName
@@ -40,6 +53,7 @@ class PublishRequest(Model):
     base_model: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None
     expect_digest: Digest | None = None
     labels: Labels = Field(default_factory=dict)
+    then: ThenLoad | None = None
 
 
 class LoadRequest(Model):
@@ -48,6 +62,8 @@ class LoadRequest(Model):
     Attributes:
         engines: these only; None is every engine of the pool that is alive.
         min_ready: for `best_effort`: how many engines must become ready.
+        replace: the version takes all the traffic in the moment in which it becomes routable, and the adapter's other
+            versions in the pool are unloaded after that, by an operation of its own.
     """
 
     adapter: AdapterName
@@ -56,6 +72,7 @@ class LoadRequest(Model):
     engines: tuple[SimpleName, ...] | None = Field(default=None, min_length=1, max_length=2000)
     policy: LoadPolicy = LoadPolicy.ALL
     min_ready: int = Field(default=1, ge=1)
+    replace: bool = False
 
 
 class UnloadRequest(Model):
@@ -63,12 +80,14 @@ class UnloadRequest(Model):
 
     Attributes:
         version: None is every loaded version.
+        keep_version: with no `version`: every loaded version but this one.
         drain_seconds: how long requests that run may go on.
         force: unload a version that has weight, and cut requests that outlast the drain.
     """
 
     adapter: AdapterName
     version: int | None = Field(default=None, ge=1)
+    keep_version: int | None = Field(default=None, ge=1)
     pool: SimpleName
     engines: tuple[SimpleName, ...] | None = Field(default=None, min_length=1, max_length=2000)
     drain_seconds: Seconds = 30.0
@@ -209,6 +228,8 @@ class OperationResult(Model):
         engines: the engines where it took effect.
         failed_engines: engines that did not become ready (`best_effort`), with the code of each.
         note: one sentence for people.
+        next: the operation that follows this one.
+        next_failed: why what was to follow was not begun.
     """
 
     version: int | None = None
@@ -218,3 +239,5 @@ class OperationResult(Model):
     failed_engines: dict[str, str] = Field(default_factory=dict)
     note: str = ""
     details: dict[str, Any] = Field(default_factory=dict)
+    next: str | None = None
+    next_failed: Failure | None = None

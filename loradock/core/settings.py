@@ -30,6 +30,9 @@ class Settings(BaseSettings):
         api_token: one token for one operator, whose name in the audit is `operator`.
         api_tokens: further tokens by actor name, as JSON: `{"alice": "…"}`.
         agent_token: what host agents show to the API.
+        agent_loras: whether agents may pass on `/v1/loras` calls of their neighbours.
+        loras_listen: `host:port` where an agent takes `/v1/loras` calls; none by default.
+        loras_token: what callers there must show; without it whoever reaches the port may change adapters.
         file_roots: folders below which `file://` sources may lie; none means no `file://` at all.
         source_schemes: what sources may begin with; an installed source of one's own counts only when it is named here.
         source_buckets: `bucket` or `bucket/prefix` that `s3://` sources may name; `*` is any.
@@ -85,6 +88,9 @@ class Settings(BaseSettings):
     api_token: SecretStr | None = None
     api_tokens: dict[str, SecretStr] = Field(default_factory=dict)
     agent_token: SecretStr | None = None
+    agent_loras: bool = False
+    loras_listen: str | None = None
+    loras_token: SecretStr | None = None
 
     file_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     source_buckets: Annotated[tuple[str, ...], NoDecode] = ()

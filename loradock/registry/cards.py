@@ -12,7 +12,7 @@ from loradock.registry.engines import check_alive, lock_engines
 from loradock.registry.operations import about
 from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
 from loradock.registry.runs import claim_active, ended
-from loradock.registry.tables import CardRow
+from loradock.registry.tables import CardRow, EngineRow
 from loradock.registry.views import CardView, Page
 
 SHOWN = (CardState.SERVING, CardState.DRAINING, CardState.LOST)
@@ -146,6 +146,16 @@ async def list_cards(
         return Page(items=items)
     last = items[-1]
     return Page(items=items, next=encode_cursor(last.adapter, last.version, last.engine))
+
+
+async def served_adapters(tx: Reader, *, agent: str | None = None) -> list[str]:
+    """The adapters that some engine serves now (an agent's own, where one is given), by name."""
+    query = (
+        select(CardRow.adapter).where(CardRow.state == CardState.SERVING).distinct().order_by(CardRow.adapter)
+    )
+    if agent is not None:
+        query = query.join(EngineRow, EngineRow.id == CardRow.engine).where(EngineRow.agent == agent)
+    return list(await tx.session.scalars(query))
 
 
 def _view(row: CardRow) -> CardView:

@@ -146,6 +146,17 @@ class Transaction(Reader):
             }
         )
 
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """A part that may fail without the rest: what it wrote and what it noted for the audit is undone."""
+        noted = len(self._events)
+        try:
+            async with self.session.begin_nested():
+                yield
+        except BaseException:
+            del self._events[noted:]
+            raise
+
     async def write_audit(self) -> None:
         """Write what was noted; called once, right before the commit."""
         if self._events:

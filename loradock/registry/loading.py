@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 from loradock.core.errors import LoradockError
 from loradock.core.models import CardState, OperationState, RunRef
 from loradock.core.requests import EngineTarget, LoadPlan, OperationResult
-from loradock.registry import deployments
+from loradock.registry import deployments, follow_ups
 from loradock.registry.database import Transaction
 from loradock.registry.engines import check_alive, lock_engines
 from loradock.registry.operations import about
@@ -54,6 +54,11 @@ async def commit_load(
     }
     tx.audit("adapter.loaded", **about(operation), **facts)
     await end(tx, operation, OperationState.SUCCEEDED, result=result)
+    if not operation.request.get("replace"):
+        return result
+    following = await follow_ups.unload_replaced(tx, operation, plan.pool, plan.ref.version)
+    result = result.model_copy(update={"next": following.next, "next_failed": following.next_failed})
+    operation.result = result.model_dump(mode="json")
     return result
 
 
@@ -96,7 +101,7 @@ async def _serve(
 
 
 async def _want(tx: Transaction, operation: OperationRow, plan: LoadPlan) -> None:
-    """Note the version as wanted. Loading moves no weight, except that the first gets all of it."""
+    """Note the version as wanted. Loading moves no weight, except that the first, or one that replaces, gets all of it."""
     adapter, version = plan.ref.adapter, plan.ref.version
     rows = await deployments.version_rows(tx, adapter, plan.pool)
     weighted = any(row.weight > 0 for row in rows.values())
@@ -110,8 +115,12 @@ async def _want(tx: Transaction, operation: OperationRow, plan: LoadPlan) -> Non
         tx.session.add(row)
     elif row.engines is not None:
         row.engines = sorted({*row.engines, *named}) if named else None
-    if not weighted:
-        row.weight = 100
+    if operation.request.get("replace"):
+        for other in rows.values():
+            other.weight = 0
+    elif weighted:
+        return
+    row.weight = 100
 
 
 def _of_plan(plan: LoadPlan) -> ColumnElement[bool]:

@@ -10,8 +10,9 @@ from sqlalchemy import Select, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from loradock.core.errors import LoradockError
-from loradock.core.ids import workflow_id
+from loradock.core.ids import new_operation_id, workflow_id
 from loradock.core.models import Failure, Model, OperationKind, OperationState, StepReport
+from loradock.core.requests import LoadRequest, PublishRequest, UnloadRequest
 from loradock.registry import adapter_rows
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
@@ -22,6 +23,12 @@ IS_ACTIVE: Final = text(ACTIVE)
 """In the very words of the partial indexes, so that they are used."""
 
 _TRIES: Final = 5
+
+_KIND_OF: Final = {
+    PublishRequest: OperationKind.PUBLISH,
+    LoadRequest: OperationKind.LOAD,
+    UnloadRequest: OperationKind.UNLOAD,
+}
 
 
 class NewOperation(Model):
@@ -44,6 +51,27 @@ class NewOperation(Model):
     request_hash: str
     idempotency_key: str | None = None
     actor: str
+
+    @classmethod
+    def of(
+        cls, request: PublishRequest | LoadRequest | UnloadRequest, actor: str, key: str | None = None
+    ) -> "NewOperation":
+        """The operation that a request asks for."""
+        content = request.model_dump(mode="json")
+        kind = _KIND_OF[type(request)]
+        pool = content.get("pool")
+        return cls(
+            id=new_operation_id(),
+            kind=kind,
+            adapter=request.adapter,
+            version=content.get("version"),
+            pool=pool,
+            lock_key=placement_lock(request.adapter, pool) if pool else publish_lock(request.adapter),
+            request=content,
+            request_hash=request_hash(kind, content),
+            idempotency_key=key,
+            actor=actor,
+        )
 
 
 class Submitted(Model):

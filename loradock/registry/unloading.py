@@ -74,6 +74,8 @@ def _cards(request: UnloadRequest) -> Select[CardRow, EngineRow]:
     )
     if request.version is not None:
         query = query.where(CardRow.version == request.version)
+    if request.keep_version is not None:
+        query = query.where(CardRow.version != request.keep_version)
     if request.engines is not None:
         query = query.where(CardRow.engine.in_(request.engines))
     return query
@@ -81,7 +83,8 @@ def _cards(request: UnloadRequest) -> Select[CardRow, EngineRow]:
 
 async def _wanted(tx: Reader, request: UnloadRequest) -> tuple[int, ...]:
     wanted = await deployments.version_rows(tx, request.adapter, request.pool)
-    named = wanted if request.version is None else {request.version} & wanted.keys()
+    named = wanted.keys() if request.version is None else {request.version} & wanted.keys()
+    named = named - {request.keep_version}
     return () if request.engines else tuple(sorted(named))
 
 

@@ -8,6 +8,12 @@ from fastapi import FastAPI
 from api.auth import AGENT_PREFIX, OPEN_PATHS
 
 OPERATION_IDS = {
+    "load_lora",
+    "list_loras",
+    "unload_lora",
+    "load_lora_for_agent",
+    "list_loras_of_agent",
+    "unload_lora_for_agent",
     "get_health",
     "get_readiness",
     "publish_version",
