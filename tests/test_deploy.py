@@ -34,9 +34,8 @@ def commands() -> Iterator[list[str]]:
 
 def _containers(node: Any) -> Iterator[list[str]]:
     if isinstance(node, dict):
-        if node.get("image") == "loradock":
-            if command := node.get("args") or node.get("command"):
-                yield command
+        if node.get("image") == "loradock" and (command := node.get("args") or node.get("command")):
+            yield command
         for value in node.values():
             yield from _containers(value)
     elif isinstance(node, list):
