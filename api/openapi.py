@@ -26,6 +26,7 @@ TAGS: Final = [
     {"name": "versions", "description": "Publish weights and see what was published."},
     {"name": "placement", "description": "Load versions into engines and take them out."},
     {"name": "operations", "description": "Requested changes: follow, wait for and abort them."},
+    {"name": "loras", "description": "The calls of NVIDIA Dynamo's LoRA clients, on the same operations."},
     {"name": "adapters", "description": "Adapters and their aliases."},
     {"name": "base models", "description": "What adapters are compared with before they are published."},
     {"name": "fleet", "description": "Engines, what they serve, and what they are meant to serve."},

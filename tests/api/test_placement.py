@@ -25,6 +25,7 @@ async def test_a_load_is_kept_with_everything_settled(client: httpx.AsyncClient,
         "engines": None,
         "policy": "all",
         "min_ready": 1,
+        "replace": False,
     }
 
 
