@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api.schemas import OperationBody
+from api.problems import LORA_PATH
 from loradock.registry.views import AdapterDetail, AdapterView, OperationView, VersionDetail, VersionView
 
 TITLE: Final = "Loradock"
@@ -73,9 +74,10 @@ def _build(app: FastAPI) -> dict[str, Any]:
         models[extended.__name__]["description"] += f"\n\n{_attributes(inspect.getdoc(base) or '')}"
     for model in models.values():
         _describe(model)
-    for path in schema["paths"].values():
-        for call in path.values():
-            _problems(call["responses"])
+    for path, calls in schema["paths"].items():
+        for call in calls.values():
+            if not LORA_PATH.match(path):  # which answers with the seed system's errors
+                _problems(call["responses"])
     return schema
 
 

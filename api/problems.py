@@ -23,7 +23,8 @@ SHOWN_FIELD_ERRORS: Final = 20
 _OWN_MEMBERS: Final = frozenset(
     {"type", "title", "status", "detail", "code", "remedy", "instance", "request_id", "errors"}
 )
-_LORA_PATH: Final = re.compile(r"/v1/(?:agents/[^/]+/)?loras(?:/|$)")
+LORA_PATH: Final = re.compile(r"/v1/(?:agents/[^/]+/)?loras(?:/|$)")
+"""Calls of the seed system's clients, who read errors in their own form."""
 _LORA_STATUS: Final = {
     "invalid_request": 400,
     "invalid_name": 400,
@@ -169,7 +170,7 @@ def _headers(error: LoradockError) -> dict[str, str]:
 
 def _answer(request: Request, error: LoradockError, **further: Any) -> Response:
     path = request.url.path
-    if _LORA_PATH.match(path):
+    if LORA_PATH.match(path):
         return lora_error_response(error, path=path, request_id=request.state.request_id, **further)
     return problem_response(error, instance=path, request_id=request.state.request_id, **further)
 
