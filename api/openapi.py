@@ -7,8 +7,8 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api.schemas import OperationBody
 from api.problems import LORA_PATH
+from api.schemas import OperationBody
 from loradock.registry.views import AdapterDetail, AdapterView, OperationView, VersionDetail, VersionView
 
 TITLE: Final = "Loradock"
