@@ -14,6 +14,7 @@ from activities.interface.artifacts import (
     UploadInput,
 )
 from activities.progress import ProgressReporter, StepClock, TransferProgress, TransferSlots
+from loradock.artifacts.signatures.policy import NO_CHECKS, SignatureChecks
 from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.core.errors import LoradockError
@@ -27,6 +28,7 @@ class ArtifactActivities:
         store: where artifacts are kept.
         slots: how many transfers run at once.
         reporter: told of transfers while they go on.
+        signatures: which adapters must be signed, and who checks it.
     """
 
     def __init__(
@@ -35,36 +37,46 @@ class ArtifactActivities:
         store: ArtifactStore,
         slots: TransferSlots,
         reporter: ProgressReporter | None = None,
+        signatures: SignatureChecks = NO_CHECKS,
     ) -> None:
         self._staging = staging
         self._store = store
         self._slots = slots
         self._reporter = reporter
+        self._signatures = signatures
 
     @activity.defn(name=STAGE_SOURCE.name, no_thread_cancel_exception=True)
     def stage(self, given: StageInput) -> StagedArtifact:
-        """Fetch a source, hash and inspect it.
+        """Fetch a source, hash and inspect it, and check its signature.
 
         Raises:
-            LoradockError: what is wrong with the source or the adapter; `digest_mismatch`.
+            LoradockError: what is wrong with the source, the adapter or its signature; `digest_mismatch`.
         """
         clock = StepClock("fetch")
         with self._transfer(given.operation, clock) as progress:
-            staged = self._staging.stage(given.uri, progress)
+            staged = self._staging.stage(given.uri, progress, check=self._signatures.check_for(given.adapter))
         digest = staged.manifest.digest
         if given.expect_digest is not None and digest != given.expect_digest:
             self._staging.discard(digest)
             raise LoradockError(
                 "digest_mismatch", f"{given.expect_digest} was expected, the source is {digest}"
             )
-        step = clock.succeeded(bytes=staged.manifest.total_size, files=len(staged.manifest.files))
-        return StagedArtifact(manifest=staged.manifest, traits=staged.traits, report=staged.report, step=step)
+        facts = {} if staged.signature is None else {"signature": str(staged.signature.status)}
+        step = clock.succeeded(bytes=staged.manifest.total_size, files=len(staged.manifest.files), **facts)
+        return StagedArtifact(
+            manifest=staged.manifest,
+            traits=staged.traits,
+            report=staged.report,
+            signature=staged.signature,
+            step=step,
+        )
 
     @activity.defn(name=UPLOAD_ARTIFACT.name, no_thread_cancel_exception=True)
     def upload(self, given: UploadInput) -> UploadedArtifact:
         """Store the artifact under its digest and point the version at it.
 
-        Another worker, or a lost disk, is no harm: the source is fetched again and must still have the same digest.
+        Another worker, or a lost disk, is no harm: the source is fetched again and must still have the same digest. So it
+        has the files whose signature was checked, and that is not done again.
         """
         clock = StepClock("upload")
         ref = given.ref

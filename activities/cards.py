@@ -21,7 +21,8 @@ from activities.interface.cards import (
 )
 from activities.interface.common import Done
 from loradock.core.requests import EngineTarget, LoadPlan, OperationResult, UnloadPlan
-from loradock.registry import cards, loading, operation_steps, placement, runs, unloading
+from loradock.core.signatures import SignatureRules
+from loradock.registry import cards, loading, operation_steps, placement, runs, signatures, unloading
 from loradock.registry.database import Database
 
 LOAD_STEPS = ("download", "load", "verify")
@@ -29,16 +30,27 @@ UNLOAD_STEPS = ("drain", "remove", "release")
 
 
 class CardActivities:
-    """Activities on cards; needs the registry's database."""
+    """Activities on cards; needs the registry's database.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        signatures: which versions may be loaded.
+    """
+
+    def __init__(self, database: Database, signatures: SignatureRules | None = None) -> None:
         self._database = database
+        self._signatures = signatures or SignatureRules()
 
     @activity.defn(name=PLAN_LOAD.name)
     async def plan_load(self, given: PlanLoadInput) -> LoadPlan:
-        """Choose the engines; the operation is running from here on."""
+        """Choose the engines; the operation is running from here on.
+
+        Raises:
+            LoradockError: `signature_required` for a version that the policy does not trust; what stands against the load.
+        """
+        rule = self._signatures.rule_for(given.request.adapter)
         async with self._database.transaction() as tx:
             plan = await placement.plan_load(tx, given.run, given.request)
+            await signatures.check_admitted(tx, plan.ref, rule)
             await runs.begin(tx, given.run, _steps(LOAD_STEPS, plan.targets))
         return plan
 

@@ -53,6 +53,7 @@ class VersionActivities:
                 labels=given.labels,
                 actor=given.actor,
                 report=given.report,
+                signature=given.signature,
             )
             await runs.set_version(tx, given.run, reserved.ref.version)
             await operation_steps.record_steps(tx, given.run.operation, given.steps)
@@ -62,7 +63,10 @@ class VersionActivities:
     async def register(self, given: RegisterInput) -> OperationResult:
         """Make the version ready and end the operation, in one transaction."""
         result = OperationResult(
-            version=given.ref.version, digest=given.ref.digest, already_published=given.already_published
+            version=given.ref.version,
+            digest=given.ref.digest,
+            already_published=given.already_published,
+            note=given.note,
         )
         async with self._database.transaction() as tx:
             operation = await runs.claim(tx, given.run)

@@ -16,9 +16,11 @@ from activities.operations import OperationActivities
 from activities.progress import TransferSlots
 from activities.versions import VersionActivities
 from loradock.artifacts.build import open_staging, open_store
+from loradock.artifacts.signatures.policy import open_signature_checks
 from loradock.artifacts.staging import Staging
 from loradock.core.ids import LIFECYCLE_QUEUE, TRANSFER_QUEUE
 from loradock.core.settings import Settings
+from loradock.core.signatures import SignatureRules
 from loradock.registry import agents
 from loradock.registry.database import Database
 from worker import search_attributes
@@ -66,13 +68,17 @@ def transfer_worker(client: Client, artifacts: ArtifactActivities, executor: Thr
 
 
 def lifecycle_worker(
-    client: Client, database: Database, collection: CollectionActivities, executor: ThreadPoolExecutor
+    client: Client,
+    database: Database,
+    collection: CollectionActivities,
+    executor: ThreadPoolExecutor,
+    signatures: SignatureRules | None = None,
 ) -> Worker:
     """The worker on the lifecycle queue."""
     operations, versions, cards = (
         OperationActivities(database),
         VersionActivities(database),
-        CardActivities(database),
+        CardActivities(database, signatures),
     )
     return Worker(
         client,
@@ -114,8 +120,10 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
     """Run until SIGINT or SIGTERM.
 
     Raises:
-        LoradockError: a setting is missing, or Postgres or Temporal does not answer at the start.
+        LoradockError: a setting is missing, the signature policy cannot be followed, or Postgres or Temporal does not
+            answer at the start.
     """
+    signatures = open_signature_checks(settings)
     database = Database(settings.require("database_url"), settings.database_pool_size)
     try:
         await database.ping()
@@ -126,13 +134,13 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
         staging = open_staging(settings)
         store = open_store(settings)
         progress = OwnProgress(database)
-        artifacts = ArtifactActivities(staging, store, TransferSlots(TRANSFERS_AT_ONCE), progress)
+        artifacts = ArtifactActivities(staging, store, TransferSlots(TRANSFERS_AT_ONCE), progress, signatures)
         collection = CollectionActivities(database, store, staging)
         sweeper = Sweeper(database, client)
         relay = Relay(database, client, sweeper)
         with ThreadPoolExecutor(TRANSFERS_TAKEN, thread_name_prefix="transfer") as executor:
             workers = [
-                lifecycle_worker(client, database, collection, executor),
+                lifecycle_worker(client, database, collection, executor, signatures.rules),
                 transfer_worker(client, artifacts, executor),
             ]
             loops = [

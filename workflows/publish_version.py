@@ -52,7 +52,7 @@ class PublishVersion:
         staged = await self._fetch_and_inspect()
         reserved = await self._reserve(staged)
         uploaded = await self._upload(reserved)
-        return await self._register(reserved, uploaded)
+        return await self._register(staged, reserved, uploaded)
 
     async def _begin(self) -> None:
         begin = BeginPublishInput(run=self._operation.run, request=self._request)
@@ -63,6 +63,7 @@ class PublishVersion:
         self._operation.tell("fetching", f"fetching and inspecting `{self._request.uri}`")
         stage = StageInput(
             operation=self._operation.run.operation,
+            adapter=self._request.adapter,
             uri=self._request.uri,
             expect_digest=self._request.expect_digest,
         )
@@ -89,6 +90,7 @@ class PublishVersion:
             manifest=staged.manifest,
             traits=staged.traits,
             report=staged.report,
+            signature=staged.signature,
             steps=self._operation.steps,
         )
         failed = FailVersionInput(run=self._operation.run, adapter=self._request.adapter)
@@ -120,12 +122,15 @@ class PublishVersion:
         self._operation.note_steps(uploaded.step)
         return uploaded
 
-    async def _register(self, reserved: ReservedVersion, uploaded: UploadedArtifact) -> OperationResult:
+    async def _register(
+        self, staged: StagedArtifact, reserved: ReservedVersion, uploaded: UploadedArtifact
+    ) -> OperationResult:
         register = RegisterInput(
             run=self._operation.run,
             ref=reserved.ref,
             artifact_uri=uploaded.artifact_uri,
             already_published=reserved.already_published,
+            note="" if staged.signature is None else staged.signature.warning,
             steps=self._operation.steps,
         )
         result = await self._saga.pivot(

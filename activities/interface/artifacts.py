@@ -12,26 +12,34 @@ from loradock.core.models import (
     StepReport,
     VersionRef,
 )
+from loradock.core.signatures import SignatureVerdict
 
 
 class StageInput(Model):
-    """Fetches a source to the worker's disk, hashes and inspects it.
+    """Fetches a source to the worker's disk, hashes and inspects it, and checks its signature where policy asks for that.
 
     Attributes:
+        adapter: what it is published as: the signature policy goes by the name.
         expect_digest: another digest fails with `digest_mismatch`.
     """
 
     operation: str
+    adapter: str
     uri: str
     expect_digest: Digest | None = None
 
 
 class StagedArtifact(Model):
-    """What lies at a source: known by hash, inspected to the last number."""
+    """What lies at a source: known by hash, inspected to the last number.
+
+    Attributes:
+        signature: None where policy asks for nothing.
+    """
 
     manifest: Manifest
     traits: AdapterTraits
     report: InspectionReport | None = None
+    signature: SignatureVerdict | None = None
     step: StepReport
 
 

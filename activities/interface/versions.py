@@ -18,6 +18,7 @@ from loradock.core.requests import (
     PublishRequest,
     ReservedVersion,
 )
+from loradock.core.signatures import SignatureVerdict
 
 
 class BeginPublishInput(Model):
@@ -32,6 +33,7 @@ class ReserveInput(Model):
 
     Attributes:
         report: compared with the base model here, where the base is known; None from an orchestrator of before.
+        signature: kept with the version; None where policy asks for nothing.
     """
 
     run: RunRef
@@ -43,16 +45,22 @@ class ReserveInput(Model):
     manifest: Manifest
     traits: AdapterTraits
     report: InspectionReport | None = None
+    signature: SignatureVerdict | None = None
     steps: tuple[StepReport, ...] = ()
 
 
 class RegisterInput(Model):
-    """Makes a reserved version ready and ends the operation, in one transaction."""
+    """Makes a reserved version ready and ends the operation, in one transaction.
+
+    Attributes:
+        note: one sentence for whoever asked, when something about it should be known.
+    """
 
     run: RunRef
     ref: VersionRef
     artifact_uri: str
     already_published: bool
+    note: str = ""
     steps: tuple[StepReport, ...] = ()
 
 

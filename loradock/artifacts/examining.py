@@ -8,11 +8,13 @@ from loradock.artifacts.disk import disk_errors
 from loradock.artifacts.inspection import examine
 from loradock.artifacts.manifest import build_manifest, select_files
 from loradock.artifacts.protocol import NoProgress, Progress, Source
+from loradock.artifacts.signatures.protocol import SignatureCheck, fetch_signature
 from loradock.artifacts.transfer import download
 from loradock.core.base_config import BaseConfig
 from loradock.core.errors import LoradockError
 from loradock.core.inspection import InspectionReport, Verdict
 from loradock.core.models import Failure, Manifest, ManifestFile
+from loradock.core.signatures import SignatureVerdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +23,14 @@ class Examined:
 
     Attributes:
         manifest: None when the source holds no adapter at all.
+        signed: whether a signature lies beside it.
+        signature: what its check found; None when nobody asked for one.
     """
 
     report: InspectionReport
     manifest: Manifest | None
+    signed: bool = False
+    signature: SignatureVerdict | None = None
 
 
 def examine_source(
@@ -35,12 +41,14 @@ def examine_source(
     progress: Progress | None = None,
     base: BaseConfig | None = None,
     base_model: str | None = None,
+    check: SignatureCheck | None = None,
 ) -> Examined:
     """Judge what lies at an address; what stands against serving it is told in the report, not raised.
 
     Args:
         max_bytes: most bytes of all its files together.
         base: the base model's config to compare with, its name being `base_model`.
+        check: judges the signature.
 
     Raises:
         LoradockError: the source cannot be read; `disk_full`, `disk_error`.
@@ -59,5 +67,8 @@ def examine_source(
             with source.fetch(uri, file) as reader:
                 copied = download(reader, folder / file.path, told, limit=file.size)
             files.append(ManifestFile(path=file.path, size=copied.size, sha256=copied.sha256))
+        manifest = build_manifest(files, selection.left_out)
+        found = None if check is None else fetch_signature(source, uri, selection, told)
+        verdict = None if check is None else check(found, manifest)
         report = examine(folder, told, base=base, base_model=base_model)
-        return Examined(report, build_manifest(files, selection.left_out))
+        return Examined(report, manifest, selection.signature is not None, verdict)

@@ -16,6 +16,9 @@ from loradock.core.models import Manifest, ManifestFile
 CONFIG_FILE: Final = "adapter_config.json"
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
 MANIFEST_FILE: Final = "manifest.json"
+SIGNATURE_FILE: Final = "model.sig"
+"""A signature of the other files, by the name that OpenSSF model signing gives it. No part of the artifact: a digest is of
+what an engine serves, whoever signed it."""
 
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
 MAX_MANIFEST_FILES: Final = 1000
@@ -38,10 +41,17 @@ class Selection(NamedTuple):
     Attributes:
         taken: what belongs to the artifact; the config first, so that it can be judged before the weights move.
         left_out: the other files' paths, sorted.
+        signature: the signature of what is taken, where there is one.
     """
 
     taken: tuple[SourceFile, ...]
     left_out: tuple[str, ...]
+    signature: SourceFile | None = None
+
+
+def belongs(path: str) -> bool:
+    """Whether a file of this path is part of an artifact."""
+    return _NEEDED.fullmatch(path) is not None
 
 
 def select_files(files: Sequence[SourceFile], *, max_bytes: int) -> Selection:
@@ -50,7 +60,7 @@ def select_files(files: Sequence[SourceFile], *, max_bytes: int) -> Selection:
     Raises:
         LoradockError: `config_missing`, `pickle_refused`, `weights_missing`, `source_too_large`.
     """
-    taken = [file for file in files if _NEEDED.fullmatch(file.path)]
+    taken = [file for file in files if belongs(file.path)]
     paths = {file.path for file in taken}
     if WEIGHTS_FILE not in paths:
         pickles = [file.path for file in files if file.path.endswith(_PICKLES)]
@@ -65,8 +75,9 @@ def select_files(files: Sequence[SourceFile], *, max_bytes: int) -> Selection:
             "source_too_large", f"{total} bytes, {max_bytes} are allowed", size=total, limit=max_bytes
         )
     taken.sort(key=lambda file: (file.path != CONFIG_FILE, file.path == WEIGHTS_FILE, file.path))
-    left_out = sorted(file.path for file in files if file.path not in paths)
-    return Selection(tuple(taken), tuple(left_out[:MAX_LEFT_OUT]))
+    signature = next((file for file in files if file.path == SIGNATURE_FILE), None)
+    left_out = sorted(file.path for file in files if file.path not in paths and file is not signature)
+    return Selection(tuple(taken), tuple(left_out[:MAX_LEFT_OUT]), signature)
 
 
 def manifest_digest(files: Iterable[ManifestFile]) -> str:

@@ -31,11 +31,13 @@ from loradock.artifacts.manifest import (
 )
 from loradock.artifacts.paths import digest_folder
 from loradock.artifacts.protocol import KeepsCopies, NoProgress, Progress, Source, SourceFile
+from loradock.artifacts.signatures.protocol import SignatureCheck, fetch_signature
 from loradock.artifacts.together import run_together
 from loradock.artifacts.transfer import download, hash_file
 from loradock.core.errors import LoradockError
 from loradock.core.inspection import InspectionReport
 from loradock.core.models import AdapterTraits, Manifest, ManifestFile
+from loradock.core.signatures import SignatureVerdict
 
 _MANIFEST: Final = ".manifest.json"
 _LOCK: Final = ".lock"
@@ -50,12 +52,14 @@ class Staged:
     Attributes:
         path: the folder with the manifest's files and nothing else.
         report: what the full inspection found; None for a copy that was found again, which was inspected when it was made.
+        signature: what the check of its signature found; None when nobody asked for one.
     """
 
     path: Path
     manifest: Manifest
     traits: AdapterTraits
     report: InspectionReport | None = field(default=None, compare=False, repr=False)
+    signature: SignatureVerdict | None = field(default=None, compare=False, repr=False)
 
 
 class Staging:
@@ -75,16 +79,23 @@ class Staging:
         self._max_seconds = max_seconds
 
     def stage(
-        self, uri: str, progress: Progress | None = None, *, listed: Sequence[SourceFile] | None = None
+        self,
+        uri: str,
+        progress: Progress | None = None,
+        *,
+        listed: Sequence[SourceFile] | None = None,
+        check: SignatureCheck | None = None,
     ) -> Staged:
         """Copy a source, hash and inspect it. The config is judged before the weights are read, and the weights are
-        scanned in our own copy, which nobody changes meanwhile.
+        scanned in our own copy, which nobody changes meanwhile. A signature is compared with the hashes of that copy, before
+        the weights are looked into.
 
         Args:
             listed: the source's files, when the caller has just listed them.
+            check: judges the signature; without it a signature is not even read.
 
         Raises:
-            LoradockError: what the source raises; `config_missing`, `weights_missing`, `pickle_refused`,
+            LoradockError: what the source and `check` raise; `config_missing`, `weights_missing`, `pickle_refused`,
                 `config_invalid`, `weights_corrupt`, `weights_not_finite`, `adapter_not_supported`,
                 `source_too_large`, `source_timeout`, `disk_full`, `disk_error`.
         """
@@ -95,11 +106,14 @@ class Staging:
                 files = self._source.list(uri, limited) if listed is None else listed
                 selection = select_files(files, max_bytes=self._max_bytes)
                 manifest = self._fetch_all(uri, selection, temporary, limited)
+                found = None if check is None else fetch_signature(self._source, uri, selection, limited)
             finally:
                 if isinstance(self._source, KeepsCopies):
                     self._source.forget(uri)
+            verdict = None if check is None else check(found, manifest)
             inspected = inspect_weights(temporary, told)
-            return Staged(self._keep(temporary, manifest, told), manifest, inspected.traits, inspected.report)
+            path = self._keep(temporary, manifest, told)
+            return Staged(path, manifest, inspected.traits, inspected.report, verdict)
 
     @contextmanager
     def hold(self, digest: str) -> Iterator[Staged]:

@@ -18,6 +18,7 @@ from loradock.cli.session import AsJson, print_json
 
 if TYPE_CHECKING:
     from loradock.artifacts.examining import Examined
+    from loradock.artifacts.signatures.protocol import SignatureCheck
 
 MAX_CONFIG_BYTES = 1024 * 1024
 
@@ -44,22 +45,82 @@ def inspect(
             "--base", metavar="CONFIG", help="config.json of the base model, or its folder, to compare with."
         ),
     ] = None,
+    key: Annotated[
+        list[Path] | None,
+        typer.Option("--key", metavar="PEM", help="A public key whose signatures count; can be repeated."),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", metavar="PEM", help="A root certificate below which signatures count."),
+    ] = None,
+    identity: Annotated[
+        str | None,
+        typer.Option("--identity", metavar="NAME", help="Whom such a certificate must be issued to."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell whether an adapter can be served, and by which engines. Needs no server.
 
-    All of it is read, every number of the weights too. Exit code 0: can be served; 3: cannot.
+    All of it is read, every number of the weights too. With --key or --root its signature is checked. Exit code 0: can be
+    served, and is signed as asked; 3: not.
     """
     uri = source_uri(source)
     config = None if base is None else read_config_file(base)
-    examined = _examine(uri, config, str(base) if base else None)
+    check = signature_check(key or [], root, identity)
+    examined = _examine(uri, config, str(base) if base else None, check)
     document = _document(uri, examined)
     if as_json:
         print_json(document)
     else:
-        print_report(document["report"], {"source": uri, "digest": document["digest"]})
-    if document["report"]["verdict"] == "not_servable":
+        facts = {"source": uri, "digest": document["digest"], **_signature(examined)}
+        print_report(document["report"], facts)
+    unproven = check is not None and (document["signature"] or {}).get("status") != "verified"
+    if unproven or document["report"]["verdict"] == "not_servable":
         raise typer.Exit(ExitCode.OPERATION_FAILED)
+
+
+def signature_facts(found: Document | None) -> dict[str, object]:
+    """What is known of a signature, in a few facts."""
+    if found is None:
+        return {"signature": "not checked"}
+    facts: dict[str, object] = {"signature": found.get("status")}
+    if found.get("status") == "verified":
+        facts["signed by"] = ", ".join(
+            text.clean(found[name]) for name in ("identity", "signer") if found.get(name)
+        )
+    else:
+        facts["signature says"] = found.get("reason")
+    return facts
+
+
+def _signature(examined: "Examined") -> dict[str, object]:
+    if examined.signature is not None:
+        return signature_facts(examined.signature.model_dump(mode="json"))
+    return {"signature": "there is one: check it with --key or --root"} if examined.signed else {}
+
+
+def signature_check(keys: list[Path], root: Path | None, identity: str | None) -> "SignatureCheck | None":
+    """The check that the options ask for.
+
+    Raises:
+        CommandFailure: exit code 2.
+        LoradockError: `signing_key_invalid`, `signatures_unavailable`.
+    """
+    if (root is None) != (identity is None):
+        raise usage("--root and --identity belong together")
+    if not keys and root is None:
+        return None
+    from loradock.artifacts.signatures.policy import require_package
+
+    require_package("checking a signature")
+    from loradock.artifacts.signatures.checking import AuthorityCheck
+    from loradock.artifacts.signatures.trust import Authority, read_authority, read_key
+    from loradock.core.signatures import SignaturePolicy
+
+    authorities: list[Authority] = [read_key(key) for key in keys]
+    if root is not None and identity is not None:
+        authorities.append(read_authority(root, identity))
+    return AuthorityCheck(SignaturePolicy.WARN, authorities)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -160,7 +221,9 @@ def _module_row(item: Document) -> tuple[object, ...]:
     return item.get("pattern"), item.get("modules"), rank, item.get("size_in"), item.get("size_out")
 
 
-def _examine(uri: str, config: dict[str, Any] | None, base_model: str | None) -> "Examined":
+def _examine(
+    uri: str, config: dict[str, Any] | None, base_model: str | None, check: "SignatureCheck | None"
+) -> "Examined":
     from loradock.artifacts.build import open_sources
     from loradock.artifacts.examining import examine_source
     from loradock.core.base_config import BaseConfig
@@ -174,7 +237,12 @@ def _examine(uri: str, config: dict[str, Any] | None, base_model: str | None) ->
     # Whoever runs this may read what they may read: the service's own limits on places are not theirs.
     settings = load_settings(**_places(uri))
     return examine_source(
-        open_sources(settings), uri, max_bytes=settings.source_max_bytes, base=base, base_model=base_model
+        open_sources(settings),
+        uri,
+        max_bytes=settings.source_max_bytes,
+        base=base,
+        base_model=base_model,
+        check=check,
     )
 
 
@@ -196,4 +264,6 @@ def _document(uri: str, examined: "Examined") -> Document:
         "files": [] if manifest is None else [file.model_dump(mode="json") for file in manifest.files],
         "left_out": [] if manifest is None else list(manifest.left_out),
         "report": examined.report.model_dump(mode="json"),
+        "signed": examined.signed,
+        "signature": None if examined.signature is None else examined.signature.model_dump(mode="json"),
     }

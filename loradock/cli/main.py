@@ -20,6 +20,7 @@ from loradock.cli import (
     operations,
     processes,
     showing,
+    signing,
 )
 from loradock.cli.failures import EXIT_CODE_MEANING, CommandFailure, ExitCode
 from loradock.cli.session import show_failure
@@ -67,6 +68,7 @@ app.add_typer(caching.app, name="cache")
 app.add_typer(lists.app, name="ls")
 app.command("show")(showing.show)
 app.command("inspect")(inspecting.inspect)
+app.command("sign")(signing.sign)
 app.add_typer(bases.app, name="base")
 app.add_typer(operations.app, name="ops")
 app.command("audit")(auditing.audit)
@@ -121,6 +123,8 @@ def _failure_of(error: LoradockError) -> CommandFailure:
         "invalid_name": ExitCode.USAGE,
         "stack_running": ExitCode.USAGE,
         "engine_environment_missing": ExitCode.USAGE,
+        "signing_key_invalid": ExitCode.USAGE,
+        "signatures_unavailable": ExitCode.USAGE,
         "internal_error": ExitCode.UNEXPECTED,
     }
     by_fault = {

@@ -81,6 +81,8 @@ def summary(operation: Document) -> list[str]:
             lines = [f"{what} unloaded from {engines}" if engines else f"{what} unloaded"]
         case _:
             lines = [f"{headline(operation)} succeeded"]
+    if result.get("note"):
+        lines.append(f"  {text.clean(result['note'])}")
     lines += [
         f"  not on {text.clean(engine)}: {text.clean(code)}"
         for engine, code in (result.get("failed_engines") or {}).items()

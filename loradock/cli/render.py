@@ -14,7 +14,7 @@ _PIPE_WIDTH: Final = 4000
 """Columns where nobody looks: what a program reads is never cut."""
 
 _STYLES: Final = {
-    "green": ("succeeded", "ready", "serving", "alive", "ok", "servable"),
+    "green": ("succeeded", "ready", "serving", "alive", "ok", "servable", "verified"),
     "cyan": ("running", "pending", "publishing", "staged", "skipped"),
     "yellow": (
         "draining",
@@ -26,8 +26,9 @@ _STYLES: Final = {
         "unreachable",
         "refused",
         "conditional",
+        "unsigned",
     ),
-    "red": ("failed", "lost", "error", "not servable"),
+    "red": ("failed", "lost", "error", "not servable", "invalid", "untrusted"),
 }
 _STYLE_OF: Final = {state: style for style, states in _STYLES.items() for state in states}
 

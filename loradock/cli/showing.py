@@ -9,7 +9,7 @@ from rich.text import Text
 from loradock.cli import text
 from loradock.cli.arguments import adapter_and_version
 from loradock.cli.client import Document, adapter_path
-from loradock.cli.inspecting import report_facts
+from loradock.cli.inspecting import report_facts, signature_facts
 from loradock.cli.lists import VERSIONS, version_row, weights
 from loradock.cli.render import Column, print_facts, print_table
 from loradock.cli.session import ApiUrl, AsJson, Session, Token, open_session
@@ -84,6 +84,7 @@ def _print_version(session: Session, found: Document) -> None:
             "size": text.size(found.get("size")),
             "peft base": traits.get("peft_base_model"),
             **report_facts(found.get("report")),
+            **signature_facts(found.get("signature")),
             "source": found.get("source_uri"),
             "artifact": found.get("artifact_uri"),
             "labels": ", ".join(f"{key}={value}" for key, value in (found.get("labels") or {}).items()),

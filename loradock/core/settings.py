@@ -43,6 +43,7 @@ class Settings(BaseSettings):
         source_ca_file: certificates (PEM) that `https://` sources are verified by, in place of the system's.
         source_max_seconds: the longest that reading one source may take.
         source_stall_seconds: a source that brings (nearly) nothing for so long has broken off; it is tried again.
+        signature_policy: the file that says which adapters must be signed, and by whom (docs/signatures.md).
         s3_allow_http: plain http to an S3 on another machine; `AWS_ALLOW_HTTP` counts when it is not set.
         s3_path_style: buckets in the path; without it whenever an endpoint is given.
         lora_enabled: for `get_lora_manager`; `DYN_LORA_ENABLED` counts when it is not set.
@@ -106,6 +107,7 @@ class Settings(BaseSettings):
     source_stall_seconds: float = Field(default=20.0, gt=0)
     source_max_bytes: int = Field(default=16 * 1024**3, ge=1)
     source_max_files: int = Field(default=1000, ge=1)
+    signature_policy: Path | None = None
     staging_dir: Path = Field(default_factory=lambda: _cache_home() / "staging")
     cache_dir: Path = Field(default_factory=lambda: _cache_home() / "adapters")
 

@@ -118,6 +118,7 @@ class VersionRow(Base):
     retired_at: Mapped[datetime | None]
     retired_by: Mapped[str | None]
     report: Mapped[Json | None] = mapped_column(deferred=True)
+    signature: Mapped[Json | None]
     operation: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     created_by: Mapped[str]

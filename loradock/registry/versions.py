@@ -17,7 +17,8 @@ from loradock.core.models import (
     VersionState,
 )
 from loradock.core.requests import ReservedVersion
-from loradock.registry import adapter_rows, base_models, tombstones
+from loradock.core.signatures import SignatureVerdict
+from loradock.registry import adapter_rows, base_models, signatures, tombstones
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.operations import about
 from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
@@ -38,6 +39,7 @@ async def reserve(
     labels: dict[str, str],
     actor: str,
     report: InspectionReport | None = None,
+    signature: SignatureVerdict | None = None,
 ) -> ReservedVersion:
     """Bind the digest to a version number and an engine id, before its bytes are stored.
 
@@ -46,6 +48,7 @@ async def reserve(
     Args:
         base_model: as given by the caller; the adapter keeps the one of its first version that became ready.
         report: what inspection found; it is compared here with what is known of the base model, and kept.
+        signature: what the check of the signature found, kept by the rule of `signatures.keep`.
 
     Raises:
         LoradockError: `adapter_not_found`, `base_model_unknown`, `base_model_mismatch`, and those of `claim_active`.
@@ -73,6 +76,7 @@ async def reserve(
     elif row.report is None:
         row.report = checked  # it was published before there were reports
     operation.version = row.version
+    signatures.keep(tx, row, operation, signature)
     await tx.session.flush()
     return ReservedVersion(ref=version_ref(row), already_published=row.state == VersionState.READY)
 
@@ -275,4 +279,5 @@ def _view(row: VersionRow) -> VersionView:
         created_by=row.created_by,
         retired_at=row.retired_at,
         retired_by=row.retired_by,
+        signature=signatures.record_of(row),
     )

@@ -20,6 +20,7 @@ from loradock.core.models import (
     VersionState,
 )
 from loradock.core.requests import CacheReport
+from loradock.core.signatures import SignatureRecord
 
 Item = TypeVar("Item")
 
@@ -58,6 +59,7 @@ class VersionView(Model):
         size: bytes of all its files together.
         operation: the publish that made it, or tries to.
         failure: why its last publish failed.
+        signature: what the check of its signature found; None when policy never asked for one.
     """
 
     adapter: str
@@ -81,6 +83,7 @@ class VersionView(Model):
     created_by: str
     retired_at: datetime | None = None
     retired_by: str | None = None
+    signature: SignatureRecord | None = None
 
 
 class VersionDetail(VersionView):

@@ -9,15 +9,18 @@ import pytest
 from temporalio.exceptions import CancelledError
 
 from activities.artifacts import ArtifactActivities
-from activities.interface.artifacts import StageInput, UploadInput
+from activities.interface.artifacts import StagedArtifact, StageInput, UploadInput
 from activities.progress import TransferSlots
 from loradock.artifacts.protocol import ObjectStore, Source
+from loradock.artifacts.signatures.policy import open_signature_checks
 from loradock.artifacts.sources.file import FileSource
 from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.artifacts.stores.folder import FolderStore
+from loradock.core.settings import load_settings
 from tests.activities.parts import Bench, SlowObjects, ref_of, refused
 from tests.artifacts.samples import make_adapter
+from tests.artifacts.signers import make_key, sign
 
 LIMIT = 2**30
 
@@ -46,7 +49,9 @@ def staged_copies(root: Path) -> list[str]:
 
 def upload_of(activities: ArtifactActivities, folder: Path, version: int = 1) -> UploadInput:
     """What the workflow would ask for after staging."""
-    staged = Bench().run(activities.stage, StageInput(operation="op-1", uri=folder.as_uri()))
+    staged = Bench().run(
+        activities.stage, StageInput(operation="op-1", adapter="greeter", uri=folder.as_uri())
+    )
     return UploadInput(
         operation="op-1", uri=folder.as_uri(), ref=ref_of(staged.manifest.digest, version=version)
     )
@@ -55,7 +60,7 @@ def upload_of(activities: ArtifactActivities, folder: Path, version: int = 1) ->
 def test_staging_twice_is_staging_once(
     activities: ArtifactActivities, folder: Path, staging_root: Path
 ) -> None:
-    given = StageInput(operation="op-1", uri=folder.as_uri())
+    given = StageInput(operation="op-1", adapter="greeter", uri=folder.as_uri())
     first, second = (Bench().run(activities.stage, given) for _ in range(2))
     assert (first.manifest, first.traits) == (second.manifest, second.traits)
     assert len(staged_copies(staging_root)) == 1
@@ -109,7 +114,9 @@ def test_an_upload_that_would_fetch_other_weights_is_refused(
 def test_another_digest_than_expected_is_refused_and_leaves_nothing(
     activities: ArtifactActivities, folder: Path, staging_root: Path
 ) -> None:
-    given = StageInput(operation="op-1", uri=folder.as_uri(), expect_digest="sha256:" + "0" * 64)
+    given = StageInput(
+        operation="op-1", adapter="greeter", uri=folder.as_uri(), expect_digest="sha256:" + "0" * 64
+    )
     with refused("digest_mismatch"):
         Bench().run(activities.stage, given)
     assert staged_copies(staging_root) == []
@@ -119,7 +126,9 @@ def test_a_refused_digest_takes_nothing_from_an_upload_of_the_same_weights(
     activities: ArtifactActivities, folder: Path, objects: ObjectStore
 ) -> None:
     given = upload_of(activities, folder)
-    other = StageInput(operation="op-2", uri=folder.as_uri(), expect_digest="sha256:" + "0" * 64)
+    other = StageInput(
+        operation="op-2", adapter="greeter", uri=folder.as_uri(), expect_digest="sha256:" + "0" * 64
+    )
     with refused("digest_mismatch"):
         Bench().run(activities.stage, other)
     Bench().run(activities.upload, given)
@@ -179,7 +188,7 @@ def test_heartbeats_carry_the_bytes_so_far(
     bench = Bench()
     store = ArtifactStore(FolderStore(tmp_path / "objects"))
     activities = ArtifactActivities(Staging(staging_root, slow_source, max_bytes=LIMIT), store, slots)
-    staged = bench.run(activities.stage, StageInput(operation="op-1", uri=folder.as_uri()))
+    staged = bench.run(activities.stage, StageInput(operation="op-1", adapter="greeter", uri=folder.as_uri()))
     assert bench.bytes == sorted(bench.bytes)
     assert 0 < bench.bytes[-1] <= staged.manifest.total_size
 
@@ -190,7 +199,9 @@ def test_a_cancelled_fetch_stops_within_a_second_and_leaves_nothing(
     bench = Bench()
     store = ArtifactStore(FolderStore(tmp_path / "objects"))
     activities = ArtifactActivities(Staging(staging_root, slow_source, max_bytes=LIMIT), store, slots)
-    running = bench.begin(activities.stage, StageInput(operation="op-1", uri=folder.as_uri()))
+    running = bench.begin(
+        activities.stage, StageInput(operation="op-1", adapter="greeter", uri=folder.as_uri())
+    )
     assert bench.beating.wait(10)
     cancelled = time.monotonic()
     bench.cancel()
@@ -206,14 +217,16 @@ def test_a_transfer_that_waits_for_its_turn_hears_a_cancel(
     for one in held:
         one.__enter__()
     bench = Bench()
-    running = bench.begin(activities.stage, StageInput(operation="op-1", uri=folder.as_uri()))
+    running = bench.begin(
+        activities.stage, StageInput(operation="op-1", adapter="greeter", uri=folder.as_uri())
+    )
     assert bench.beating.wait(10)
     assert not running.done()
     bench.cancel()
     assert isinstance(running.exception(1), CancelledError)
     for one in held:
         one.__exit__(None, None, None)
-    assert Bench().run(activities.stage, StageInput(operation="op-1", uri=folder.as_uri()))
+    assert Bench().run(activities.stage, StageInput(operation="op-1", adapter="greeter", uri=folder.as_uri()))
 
 
 class _NoProgress:
@@ -223,4 +236,47 @@ class _NoProgress:
 def test_what_a_source_lacks_comes_through_as_its_code(activities: ArtifactActivities, folder: Path) -> None:
     (folder / "adapter_model.safetensors").unlink()
     with refused("weights_missing"):
-        Bench().run(activities.stage, StageInput(operation="op-1", uri=folder.as_uri()))
+        Bench().run(activities.stage, StageInput(operation="op-1", adapter="greeter", uri=folder.as_uri()))
+
+
+def test_a_signature_is_checked_where_the_policy_asks_for_it_and_refused_before_anything_is_kept(
+    staging_root: Path,
+    source: FileSource,
+    objects: ObjectStore,
+    slots: TransferSlots,
+    folder: Path,
+    tmp_path: Path,
+) -> None:
+    make_key(tmp_path / "release.key")
+    policy = tmp_path / "signatures.toml"
+    policy.write_text(
+        '[[rules]]\nadapters = "prod-*"\npolicy = "require"\nkeys = ["release.pub"]\n'
+        '[[rules]]\nadapters = "lab-*"\npolicy = "warn"\nkeys = ["release.pub"]\n'
+    )
+    activities = ArtifactActivities(
+        Staging(staging_root, source, max_bytes=LIMIT),
+        ArtifactStore(objects, "store://artifacts"),
+        slots,
+        signatures=open_signature_checks(load_settings(signature_policy=policy)),
+    )
+
+    def stage(adapter: str) -> StagedArtifact:
+        given = StageInput(operation="op-1", adapter=adapter, uri=folder.as_uri())
+        return Bench().run(activities.stage, given)
+
+    with refused("signature_missing"):
+        stage("prod-greeter")
+    assert staged_copies(staging_root) == []
+    lab, other = stage("lab-greeter"), stage("greeter")
+    assert lab.signature is not None
+    assert (lab.signature.status, lab.step.detail["signature"]) == ("unsigned", "unsigned")
+    assert (other.signature, "signature" in other.step.detail) == (None, False)
+
+    sign(folder, tmp_path / "release.key")
+    signed = stage("prod-greeter")
+    assert signed.signature is not None
+    assert (signed.signature.status, signed.manifest.digest) == ("verified", lab.manifest.digest)
+    # The staged copy of the unsigned publish is there: it is no way around the check of the next one.
+    (folder / "model.sig").unlink()
+    with refused("signature_missing"):
+        stage("prod-greeter")

@@ -29,6 +29,7 @@ from activities.operations import OperationActivities
 from activities.versions import VersionActivities
 from loradock.core.models import Failure, OperationState, RunRef, StepReport, StepState, VersionRef
 from loradock.core.requests import LoadPlan, LoadRequest, PublishRequest, UnloadPlan, UnloadRequest
+from loradock.core.signatures import SignaturePolicy, SignatureRule, SignatureRules
 from loradock.registry.database import Database
 from loradock.registry.versions import get_version
 from tests.activities.parts import Bench, refused, rows
@@ -320,3 +321,20 @@ async def test_the_first_end_of_an_operation_stands(
     other = Failure(code="internal_error", message="later")
     await Bench().run(operations.finish, FinishInput(run=run, state=OperationState.FAILED, failure=other))
     assert rows(database_address) == before
+
+
+async def test_where_a_signature_is_required_a_load_without_one_is_refused_before_it_begins(
+    registry: World, database: Database
+) -> None:
+    ref = await registry.publish()
+    await registry.engines("engine-1")
+    rule = SignatureRule(adapters="greeter", policy=SignaturePolicy.REQUIRE)
+    cards = CardActivities(database, SignatureRules(rules=(rule,)))
+    request = LoadRequest(adapter="greeter", version=ref.version, pool="default")
+    operation = await registry.submit(new_placement(request))
+    with refused("signature_required") as caught:
+        await cards.plan_load(PlanLoadInput(run=run_of(operation), request=request))
+    assert "was never checked" in caught.value.message
+    assert (await registry.operation(operation.id)).steps == ()
+    # Without the rule it is planned.
+    assert await CardActivities(database).plan_load(PlanLoadInput(run=run_of(operation), request=request))

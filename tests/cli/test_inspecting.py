@@ -12,6 +12,7 @@ from loradock.artifacts.s3 import s3_client
 from loradock.cli.failures import ExitCode
 from tests.artifacts.helpers import manifest_of
 from tests.artifacts.samples import make_adapter
+from tests.artifacts.signers import Issuer, make_key
 from tests.cli.conftest import FakeApi, Ran, Reply
 from tests.cli.test_reads import version
 from tests.fixtures.infra import ObjectStoreServer
@@ -149,3 +150,89 @@ def test_a_version_is_shown_with_what_its_inspection_found(cli: Cli, api: FakeAp
     assert "not checked against a base" in out
     api.on("GET", "/v1/adapters/greeter/versions/1", Reply(version(1, report=None)))
     assert "published before" in cli("show", "greeter@1").out
+
+
+def test_signing_and_what_inspect_says_of_it(cli: Cli, tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "signed")
+    public, other = make_key(tmp_path / "release.key"), make_key(tmp_path / "other.key")
+    unsigned = cli("inspect", str(folder), "--key", str(public))
+    assert unsigned.code == ExitCode.OPERATION_FAILED
+    assert "unsigned" in unsigned.out
+
+    made = cli("sign", str(folder), "--key", str(tmp_path / "release.key"), "--json")
+    assert made.code == ExitCode.OK
+    assert made.json["files"] == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert "check it with --key" in cli("inspect", str(folder)).out
+
+    good = cli("inspect", str(folder), "--key", str(other), "--key", str(public), "--json")
+    assert good.code == ExitCode.OK
+    assert (good.json["signed"], good.json["signature"]["status"]) == (True, "verified")
+    assert good.json["signature"]["signer"] == made.json["signer"]
+    shown = cli("inspect", str(folder), "--key", str(public))
+    assert made.json["signer"] in shown.out
+    wrong = cli("inspect", str(folder), "--key", str(other))
+    assert (wrong.code, "untrusted" in wrong.out) == (ExitCode.OPERATION_FAILED, True)
+    make_adapter(folder, seed=5)
+    changed = cli("inspect", str(folder), "--key", str(public))
+    assert (changed.code, "is not the file that was signed" in changed.out) == (
+        ExitCode.OPERATION_FAILED,
+        True,
+    )
+
+
+def test_signing_by_certificate_and_with_an_encrypted_key(cli: Cli, tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "signed")
+    issuer = Issuer(tmp_path)
+    key = issuer.issue("ci@acme.example")
+    signing = ("sign", str(folder), "--key", str(key.private_key))
+    assert cli(*signing, "--certificate", str(key.certificate), "--chain", str(issuer.intermediate)).code == 0
+    asked = ("inspect", str(folder), "--root", str(issuer.root))
+    assert "ci@acme.example" in cli(*asked, "--identity", "ci@acme.example").out
+    assert cli(*asked, "--identity", "intern@acme.example").code == ExitCode.OPERATION_FAILED
+
+    public = make_key(tmp_path / "locked.key", password="open sesame")
+    (tmp_path / "password").write_text("open sesame\n")
+    (tmp_path / "wrong").write_text("open barley\n")
+    locked = ("sign", str(folder), "--key", str(tmp_path / "locked.key"), "--password-file")
+    assert cli(*locked, str(tmp_path / "password")).code == ExitCode.OK
+    assert cli("inspect", str(folder), "--key", str(public)).code == ExitCode.OK
+    refused = cli(*locked, str(tmp_path / "wrong"))
+    assert refused.code == ExitCode.USAGE
+    assert "barley" not in refused.out + refused.err
+
+
+def test_options_of_signatures_that_do_not_fit_are_usage_errors(cli: Cli, tmp_path: Path) -> None:
+    folder = str(make_adapter(tmp_path / "a"))
+    key = str(make_key(tmp_path / "release.key"))
+    for arguments in (
+        ("inspect", folder, "--root", key),
+        ("inspect", folder, "--identity", "x"),
+        ("inspect", folder, "--key", str(tmp_path / "none.pub")),
+        ("sign", folder, "--key", key),
+        ("sign", folder, "--key", key, "--chain", key),
+        ("sign", str(tmp_path / "none"), "--key", key),
+    ):
+        assert cli(*arguments).code == ExitCode.USAGE, arguments
+
+
+@pytest.mark.parametrize(
+    ("signature", "lines"),
+    [
+        (None, ("not checked",)),
+        (
+            {"status": "verified", "signer": "sha256:aa", "identity": "ci@acme.example"},
+            ("verified", "ci@acme.example, sha256:aa"),
+        ),
+        (
+            {"status": "invalid", "reason": "model.sig: it is not JSON"},
+            ("invalid", "model.sig: it is not JSON"),
+        ),
+    ],
+)
+def test_show_tells_what_is_known_of_a_version_s_signature(
+    cli: Cli, api: FakeApi, signature: object, lines: tuple[str, ...]
+) -> None:
+    api.on("GET", "/v1/adapters/greeter/versions/1", Reply({**version(1), "signature": signature}))
+    api.on("GET", "/v1/cards", Reply({"items": [], "next": None}))
+    out = cli("show", "greeter@1").out
+    assert all(line in out for line in lines), out

@@ -9,6 +9,7 @@ import pytest
 
 from loradock.core.settings import load_settings
 from loradock.dev.simulated_model import write_adapter
+from tests.artifacts.signers import make_key
 from tests.system.checks import check_whole, wait_quiet
 from tests.system.running import IMPORTS, RunningStack, options
 
@@ -27,10 +28,26 @@ def clean_environment(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def session_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+def signature_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stack's signature policy, which asks for nothing of adapters whose names do not say so; the key lies beside it."""
+    folder = tmp_path_factory.mktemp("policy")
+    make_key(folder / "release.key")
+    policy = folder / "signatures.toml"
+    policy.write_text(
+        "".join(
+            f'[[rules]]\nadapters = "{name}-*"\npolicy = "{name}"\nkeys = ["release.pub"]\n'
+            for name in ("require", "warn")
+        )
+    )
+    return policy
+
+
+@pytest.fixture(scope="session")
+def session_stack(tmp_path_factory: pytest.TempPathFactory, signature_policy: Path) -> Iterator[RunningStack]:
     """The running stack, about ten seconds after the first test asked for it."""
     with pytest.MonkeyPatch.context() as patch:
         clean_environment(patch)
+        patch.setenv("LORADOCK_SIGNATURE_POLICY", str(signature_policy))
         settings = load_settings(_env_file=None, file_roots=(tmp_path_factory.getbasetemp(),))
         stack = RunningStack(options(tmp_path_factory.mktemp("system"), settings=settings))
         try:

@@ -1,0 +1,1 @@
+"""Signatures of adapters by OpenSSF model signing: making them, and judging them."""
