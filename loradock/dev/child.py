@@ -14,6 +14,7 @@ from pathlib import Path
 
 from loradock.core.errors import LoradockError
 
+_NO_END = frozenset({signal.SIGSTOP, signal.SIGCONT})
 _TAIL_LINES = 20
 _TAIL_CHARACTERS = 1400  # of the 2,000 that an error message keeps
 _PR_SET_PDEATHSIG = 1
@@ -182,11 +183,19 @@ class Child:
         """Send a signal to the process, and with SIGKILL to all of its group; no error when it has ended."""
         if self._process is None:
             return
-        self.expected_end = True
+        if number not in _NO_END:
+            self.expected_end = True
         if number == signal.SIGKILL:
             self._kill_group()
         elif self._process.poll() is None:
             self._process.send_signal(number)
+
+    def end_group(self) -> None:
+        """End the process and all that it started, without it counting as wanted; no error when there is none."""
+        if self._process is not None:
+            self._kill_group()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
 
     def stop(self) -> None:
         """End the process: ask, wait, kill. Blocks at most `stop_timeout` and a moment."""

@@ -3,10 +3,9 @@
 # ruff: noqa: ASYNC110 - a process and its readiness can only be asked, nothing tells
 
 import asyncio
-import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +15,9 @@ from loradock.dev.child import Child, ChildSpec, describe_exit
 from loradock.dev.records import ProcessRecords
 
 _POLL = 0.05
-_RESTART_DELAYS = (0.5, 2.0, 5.0, 15.0, 30.0)
+RESTART_DELAYS = (0.5, 2.0, 5.0, 15.0, 30.0)
+"""Seconds before a crashed child is started again: the first time, the second time in a row, …; the last from then on."""
+_CRASH_LINES = 6  # of its log on the screen
 _STEADY = 60.0  # seconds after which an earlier crash is forgotten
 
 
@@ -54,12 +55,21 @@ class Supervisor:
         folder: logs go to `folder/logs`, process ids to `folder/processes.json`.
         on_event: told about every part that became ready, ended or was stopped.
         restart_crashed: start a child again that ended without being asked to.
+        restart_delays: as `RESTART_DELAYS`.
     """
 
-    def __init__(self, folder: Path, on_event: OnEvent, *, restart_crashed: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        on_event: OnEvent,
+        *,
+        restart_crashed: bool = False,
+        restart_delays: Sequence[float] = RESTART_DELAYS,
+    ) -> None:
         self._logs = folder / "logs"
         self._on_event = on_event
         self._restart_crashed = restart_crashed
+        self._restart_delays = restart_delays
         self._records = ProcessRecords(folder / "processes.json")
         self._children: dict[str, Child] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
@@ -126,7 +136,7 @@ class Supervisor:
         return child
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to a child. Its end counts as wanted: it is not started again by itself."""
+        """Send a signal to a child. An end that comes of it counts as wanted: it is not started again by itself."""
         self.child(name).kill(number)
 
     async def stop_child(self, name: str) -> None:
@@ -173,20 +183,38 @@ class Supervisor:
 
     async def _watch(self, child: Child) -> None:
         """Tell when the child ends by itself and, if wanted, start it again, later and later."""
-        crashes = 0
+        crashes, why = 0, ""
         while True:
             while child.running:
                 await asyncio.sleep(0.2)
             if child.expected_end:
                 return
-            age = child.age
-            detail = f"{describe_exit(child.returncode)}; its last log lines:\n{child.tail()}"
-            self._on_event(PartEvent(child.spec.name, PartState.CRASHED, age, detail))
+            crashes = 1 if not why and child.age > _STEADY else crashes + 1
+            delay = self._restart_delays[min(crashes, len(self._restart_delays)) - 1]
+            self._tell_crash(child, crashes, why, delay)
             if not self._restart_crashed:
                 return
-            crashes = 1 if age > _STEADY else crashes + 1
-            await asyncio.sleep(_RESTART_DELAYS[min(crashes, len(_RESTART_DELAYS)) - 1])
+            child.end_group()  # what it started itself may hold its port
+            await asyncio.sleep(delay)
             if child.expected_end:
                 return
-            with contextlib.suppress(LoradockError):
-                await self._start_and_wait(child, "started again")
+            why = await self._start_again(child)
+
+    async def _start_again(self, child: Child) -> str:
+        """Start a crashed child at the addresses that it had; returns why it did not become ready, else nothing."""
+        try:
+            await self._start_and_wait(child, "started again")
+        except (LoradockError, OSError) as error:
+            child.end_group()  # it may be there and hang: the watch goes on with a child that has ended
+            what = error.message if isinstance(error, LoradockError) else f"cannot be run: {error}"
+            return what.partition("; its last log lines")[0].removeprefix(f"{child.spec.name} ")
+        return ""
+
+    def _tell_crash(self, child: Child, crashes: int, why: str, delay: float) -> None:
+        detail = why or describe_exit(child.returncode)
+        if self._restart_crashed:
+            often = "" if crashes == 1 else f", {crashes} times in a row"
+            detail += f"{often}; it is started again in {delay:g} s; its log: {child.log}"
+        if crashes == 1:
+            detail += f"; its last log lines:\n{child.tail(_CRASH_LINES)}"
+        self._on_event(PartEvent(child.spec.name, PartState.CRASHED, child.age, detail))

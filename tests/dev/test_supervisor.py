@@ -1,9 +1,11 @@
 """Children are started, restarted and stopped, and what happens to them is told."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from loradock.core.errors import LoradockError
 from loradock.dev.child import ChildSpec
 from loradock.dev.records import ProcessRecords, start_mark
 from loradock.dev.supervisor import PartEvent, PartState, Supervisor
-from tests.dev.processes import alive, environment, python, wait_until
+from tests.dev.processes import alive, ended, environment, python, wait_until
 
 SLEEP = ChildSpec(
     name="a", command=python("import time; time.sleep(300)"), env=environment(), ready=lambda: True
@@ -23,9 +25,16 @@ SLEEP = ChildSpec(
 class Watched:
     """A supervisor and what it told."""
 
-    def __init__(self, folder: Path, *, restart_crashed: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, restart_crashed: bool = False, delays: Sequence[float] = (0.05, 0.1, 0.15)
+    ) -> None:
         self.events: list[PartEvent] = []
-        self.supervisor = Supervisor(folder, self.events.append, restart_crashed=restart_crashed)
+        self.supervisor = Supervisor(
+            folder, self.events.append, restart_crashed=restart_crashed, restart_delays=delays
+        )
+
+    def crashes(self, part: str) -> list[str]:
+        return [e.detail for e in self.events if (e.part, e.state) == (part, PartState.CRASHED)]
 
     def told(self, part: str, state: PartState) -> int:
         return sum(1 for event in self.events if (event.part, event.state) == (part, state))
@@ -73,8 +82,124 @@ async def test_a_child_killed_from_outside_is_told_and_started_again(tmp_path: P
         os.kill(watched.supervisor.pid("a"), signal.SIGKILL)
         await watched.wait_told("a", PartState.READY, 2)
         assert watched.told("a", PartState.CRASHED) == 1
-        assert "SIGKILL" in next(e for e in watched.events if e.state is PartState.CRASHED).detail
+        (told,) = watched.crashes("a")
+        assert "SIGKILL; it is started again in 0.05 s" in told
+        assert str(tmp_path / "logs" / "a.log") in told
         assert alive(watched.supervisor.pid("a"))
+        recorded = json.loads((tmp_path / "processes.json").read_text())
+        assert recorded["a"]["pid"] == watched.supervisor.pid("a")
+    finally:
+        await watched.supervisor.stop()
+
+
+async def test_a_child_that_keeps_dying_is_started_later_and_later_and_the_screen_says_so(
+    tmp_path: Path,
+) -> None:
+    watched = Watched(tmp_path, restart_crashed=True)
+    marker = tmp_path / "well"
+    marker.touch()
+    log = tmp_path / "logs" / "a.log"
+    code = (
+        "import pathlib, time; print('so it goes', flush=True); "
+        f"pathlib.Path({str(marker)!r}).exists() or exit(3); time.sleep(300)"
+    )
+    await watched.supervisor.start(
+        replace(SLEEP, command=python(code), ready=lambda: marker.exists() and log.read_text() != "")
+    )
+    try:
+        marker.unlink()
+        os.kill(watched.supervisor.pid("a"), signal.SIGKILL)
+        await watched.wait_told("a", PartState.CRASHED, 5)
+        first, second, third, fourth, fifth = watched.crashes("a")[:5]
+        assert "started again in 0.05 s" in first
+        assert (
+            "ended with status 3 before it was ready, 2 times in a row; it is started again in 0.1 s"
+            in second
+        )
+        assert "3 times in a row; it is started again in 0.15 s" in third
+        assert "4 times in a row; it is started again in 0.15 s" in fourth  # the longest there is
+        assert all(str(log) in told for told in (second, third, fourth, fifth))
+        assert "so it goes" in first
+        assert "so it goes" not in second  # its log is not repeated on the screen each time
+        marker.touch()
+        await watched.wait_told("a", PartState.READY, 2)
+        assert watched.supervisor.child("a").running
+    finally:
+        await watched.supervisor.stop()
+
+
+async def test_a_child_that_hangs_when_it_is_started_again_is_ended_and_started_once_more(
+    tmp_path: Path,
+) -> None:
+    watched = Watched(tmp_path, restart_crashed=True)
+    ready = [True]
+    await watched.supervisor.start(replace(SLEEP, ready=lambda: ready[0], timeout=0.2))
+    try:
+        ready[0] = False
+        os.kill(watched.supervisor.pid("a"), signal.SIGKILL)
+        await watched.wait_told("a", PartState.CRASHED, 2)
+        assert watched.crashes("a")[1].startswith("was not ready after 0.2 s")
+        ready[0] = True
+        await watched.wait_told("a", PartState.READY, 2)
+    finally:
+        await watched.supervisor.stop()
+
+
+async def test_what_a_dead_child_has_started_itself_is_ended_before_it_is_started_again(
+    tmp_path: Path,
+) -> None:
+    watched = Watched(tmp_path, restart_crashed=True)
+    code = (
+        "import subprocess, time; print(subprocess.Popen(['sleep', '300']).pid, flush=True); time.sleep(300)"
+    )
+    log = tmp_path / "logs" / "a.log"
+    await watched.supervisor.start(replace(SLEEP, command=python(code), ready=lambda: log.read_text() != ""))
+    helper = int(log.read_text().split()[0])
+    with ended(helper):
+        try:
+            os.kill(watched.supervisor.pid("a"), signal.SIGKILL)
+            await watched.wait_told("a", PartState.READY, 2)
+            assert not alive(helper)
+        finally:
+            await watched.supervisor.stop()
+
+
+async def test_a_stop_ends_a_child_that_waits_to_be_started_again(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, restart_crashed=True, delays=(300.0,))
+    await watched.supervisor.start(SLEEP)
+    pid = watched.supervisor.pid("a")
+    os.kill(pid, signal.SIGKILL)
+    await watched.wait_told("a", PartState.CRASHED)
+    async with asyncio.timeout(10):
+        await watched.supervisor.stop()
+    assert (watched.supervisor.pid("a"), watched.told("a", PartState.READY)) == (pid, 1)
+
+
+async def test_a_restart_by_hand_and_the_one_by_itself_never_leave_two(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, restart_crashed=True, delays=(0.01,))
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
+    await watched.supervisor.start(replace(SLEEP, command=python(code)))
+    try:
+        for told in (0, 1, 1, 0):  # before and after the supervisor has seen the end
+            crashes = watched.told("a", PartState.CRASHED)
+            os.kill(watched.supervisor.pid("a"), signal.SIGKILL)
+            await watched.wait_told("a", PartState.CRASHED, crashes + told)
+            await watched.supervisor.restart("a")
+        started = {int(line) for line in (tmp_path / "logs" / "a.log").read_text().split()}
+        assert {pid for pid in started if alive(pid)} <= {watched.supervisor.pid("a")}
+        assert alive(watched.supervisor.pid("a"))
+    finally:
+        await watched.supervisor.stop()
+
+
+async def test_a_child_that_was_only_held_for_a_while_is_still_watched(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, restart_crashed=True)
+    await watched.supervisor.start(SLEEP)
+    try:
+        watched.supervisor.kill("a", signal.SIGSTOP)
+        watched.supervisor.kill("a", signal.SIGCONT)
+        os.kill(watched.supervisor.pid("a"), signal.SIGKILL)
+        await watched.wait_told("a", PartState.READY, 2)
     finally:
         await watched.supervisor.stop()
 
