@@ -237,6 +237,35 @@ def test_another_name_another_root_and_another_use_are_not_trusted(
         assert verdict.anchor is None
 
 
+def test_a_second_spelling_of_a_field_does_not_lend_another_s_name(adapter: Path, issuer: Issuer) -> None:
+    """A reader that takes both spellings could check one certificate's signature and another one's name."""
+    sign_folder(adapter, issuer.issue(WHO))
+    honest = json.loads((adapter / SIGNATURE_FILE).read_text())["verificationMaterial"]
+    own = honest["x509CertificateChain"]["certificates"][0]["rawBytes"]
+    sign_folder(adapter, issuer.issue("intern@acme.example"))
+    mallory = (adapter / SIGNATURE_FILE).read_text()
+
+    def lend(bundle: dict[str, Any]) -> None:
+        material = bundle["verificationMaterial"]
+        leaf = material["x509CertificateChain"]["certificates"][0]
+        leaf |= {"raw_bytes": leaf["rawBytes"], "rawBytes": own}
+
+    def lend_all(bundle: dict[str, Any]) -> None:
+        material = bundle["verificationMaterial"]
+        bundle["verificationMaterial"] = {
+            **honest,
+            "x509_certificate_chain": material["x509CertificateChain"],
+        }
+
+    def lend_outside(bundle: dict[str, Any]) -> None:
+        bundle |= {"verification_material": bundle["verificationMaterial"], "verificationMaterial": honest}
+
+    for change in (lend, lend_all, lend_outside):
+        (adapter / SIGNATURE_FILE).write_text(mallory)
+        change_bundle(adapter, change)
+        assert judge(adapter, read_authority(issuer.root, WHO)).status is SignatureStatus.INVALID
+
+
 def test_a_certificate_under_another_s_signature_is_invalid(adapter: Path, issuer: Issuer) -> None:
     sign_folder(adapter, issuer.issue(WHO))
     honest = json.loads((adapter / SIGNATURE_FILE).read_text())["verificationMaterial"]

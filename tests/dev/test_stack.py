@@ -60,7 +60,7 @@ class DevProcess:
             assert self.process.poll() is None, self.output.read_text()
             return (self.root / "dev.json").exists()
 
-        assert wait_until(up, 90), self.output.read_text()
+        assert wait_until(up, 180), self.output.read_text()
         content: dict[str, Any] = json.loads((self.root / "dev.json").read_text())
         return content
 
@@ -84,7 +84,7 @@ def dev(project: Path) -> Iterator[DevProcess]:
         stack.process.wait()
 
 
-def test_it_comes_up_serves_and_stops_without_a_trace(tmp_path: Path) -> None:
+def test_it_comes_up_serves_heals_and_stops_without_a_trace(tmp_path: Path) -> None:
     with dev(tmp_path) as stack:
         info = stack.wait_up()
         engines = httpx.get(f"{info['api']}/v1/engines", headers={"Authorization": f"Bearer {info['token']}"})
@@ -94,6 +94,16 @@ def test_it_comes_up_serves_and_stops_without_a_trace(tmp_path: Path) -> None:
         assert [engine["kind"] for engine in info["engines"]] == ["simulated", "simulated"]
         pids = stack.pids()
         assert set(pids) == PARTS
+
+        addresses = (stack.root / "dev.json").read_bytes()
+        os.kill(pids["engine-1"], signal.SIGKILL)
+        assert wait_until(lambda: "started again" in stack.output.read_text(), 60), stack.output.read_text()
+        assert "it is started again in" in stack.output.read_text()
+        assert (stack.root / "dev.json").read_bytes() == addresses
+        assert httpx.get(f"{info['engines'][0]['url']}/health").status_code == 200
+        pids = {**pids, "engine-1 of before": pids["engine-1"], **stack.pids()}
+        assert pids["engine-1"] != pids["engine-1 of before"]
+
         stack.process.send_signal(signal.SIGINT)
         assert stack.process.wait(30) == 0
         assert not [name for name, pid in pids.items() if alive(pid)]

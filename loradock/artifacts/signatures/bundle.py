@@ -2,8 +2,10 @@
 
 import base64
 import hashlib
+import json
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 
 from cryptography import x509
@@ -37,20 +39,47 @@ class Bundle:
     """A bundle whose outer form is right. Nothing in it is proven.
 
     Attributes:
-        content: the parsed JSON.
+        media_type, envelope: what was signed, and the signature, with the fields that are known alone.
         key: fingerprint of the key that it names, where it names one.
-        certificate: the signing certificate.
+        certificates: the signing certificate and those above it.
     """
 
     method: Method
-    content: dict[str, Any]
+    media_type: Any
+    envelope: dict[str, Any]
     key: str | None = None
-    certificate: x509.Certificate | None = None
+    certificates: tuple[x509.Certificate, ...] = ()
 
     @property
     def signer(self) -> str | None:
         """Fingerprint of the key or certificate that it claims to be signed with."""
-        return self.key if self.certificate is None else certificate_fingerprint(self.certificate)
+        return certificate_fingerprint(self.certificates[0]) if self.certificates else self.key
+
+    def document(self, key: str | None = None) -> bytes:
+        """The bundle as JSON, written anew from what was understood here: whoever reads it next finds nothing else in it,
+        for instance a field's second spelling.
+
+        Args:
+            key: the fingerprint that it shall name.
+
+        Raises:
+            BundleError: it is nested too deeply.
+        """
+        material: dict[str, Any] = {"tlogEntries": []}
+        if self.certificates:
+            encoded = [base64.b64encode(one.public_bytes(Encoding.DER)).decode() for one in self.certificates]
+            material["x509CertificateChain"] = {"certificates": [{"rawBytes": one} for one in encoded]}
+        else:
+            material["publicKey"] = {"hint": (key or "").removeprefix("sha256:")}
+        content = {
+            "mediaType": self.media_type,
+            "verificationMaterial": material,
+            "dsseEnvelope": self.envelope,
+        }
+        try:
+            return json.dumps(content).encode()
+        except RecursionError:
+            raise BundleError("it is nested too deeply") from None
 
 
 def read_bundle(file: SignatureFile) -> Bundle:
@@ -65,18 +94,32 @@ def read_bundle(file: SignatureFile) -> Bundle:
         content = strict_json(file.data)
     except ValueError:
         raise BundleError("it is not JSON") from None
-    material = content.get("verificationMaterial") if isinstance(content, dict) else None
-    if not isinstance(material, dict) or not isinstance(content.get("dsseEnvelope"), dict):
-        raise BundleError("it is not a Sigstore bundle of a model's signature")
+    match content:
+        case {"verificationMaterial": dict() as material, "dsseEnvelope": dict() as envelope}:
+            made = partial(Bundle, media_type=content.get("mediaType"), envelope=_envelope(envelope))
+        case _:
+            raise BundleError("it is not a Sigstore bundle of a model's signature")
     match material:
         case {"publicKey": dict() as key}:
-            return Bundle(Method.KEY, content, key=_hint(key.get("hint")))
+            return made(Method.KEY, key=_hint(key.get("hint")))
         case {"x509CertificateChain": {"certificates": [*certificates]}} if certificates:
-            return Bundle(Method.CERTIFICATE, content, certificate=_leaf(certificates))
+            return made(Method.CERTIFICATE, certificates=_certificates(certificates))
         case {"certificate": _}:
-            return Bundle(Method.KEYLESS, content)
+            return made(Method.KEYLESS)
         case _:
             raise BundleError("it names neither a key nor a certificate")
+
+
+def _envelope(envelope: dict[str, Any]) -> dict[str, Any]:
+    match envelope:
+        case {
+            "payload": str() as payload,
+            "payloadType": str() as kind,
+            "signatures": [{"sig": str() as sig}],
+        }:
+            return {"payload": payload, "payloadType": kind, "signatures": [{"sig": sig, "keyid": ""}]}
+        case _:
+            raise BundleError("it has not exactly one signature over one payload")
 
 
 def key_fingerprint(key: ec.EllipticCurvePublicKey) -> str:
@@ -112,10 +155,11 @@ def _hint(hint: Any) -> str | None:
     return f"sha256:{hint}"
 
 
-def _leaf(certificates: list[Any]) -> x509.Certificate:
+def _certificates(certificates: list[Any]) -> tuple[x509.Certificate, ...]:
     if len(certificates) > MAX_CERTIFICATES:
         raise BundleError(f"it brings {len(certificates)} certificates, {MAX_CERTIFICATES} are allowed")
     try:
-        return x509.load_der_x509_certificate(base64.b64decode(certificates[0]["rawBytes"], validate=True))
+        encoded = [base64.b64decode(one["rawBytes"], validate=True) for one in certificates]
+        return tuple(x509.load_der_x509_certificate(one) for one in encoded)
     except (ValueError, TypeError, KeyError):
-        raise BundleError("its certificate is damaged") from None
+        raise BundleError("one of its certificates is damaged") from None

@@ -5,13 +5,12 @@ out: here the signature must cover exactly the files of an artifact, so only its
 promise (the version is pinned below 1.2). What they leave open is closed here: who a certificate was issued to.
 """
 
-import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Protocol
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from model_signing._signing import sign_certificate, sign_ec_key, sign_sigstore_pb
 from model_signing._signing.signing import Verifier
+from model_signing.manifest import Manifest
 from OpenSSL.crypto import X509StoreContextError
 
 from loradock.artifacts.signatures.bundle import (
@@ -67,11 +67,9 @@ class KeyAuthority:
         """See `Authority`."""
         if bundle.method is not Method.KEY or bundle.key not in (None, self.trusted.anchor):
             raise OtherSignerError(f"it was made with {bundle.signer or 'something else'}")
-        # A bundle of before 1.0 names no key: the verifier would say so on stdout.
-        material = {**bundle.content["verificationMaterial"]}
-        material["publicKey"] = {"hint": self.trusted.anchor.removeprefix("sha256:")}
         try:
-            return _verify(self.verifier, {**bundle.content, "verificationMaterial": material})
+            # A bundle of before 1.0 names no key: the verifier would say so on stdout.
+            return _verify(self.verifier, bundle.document(self.trusted.anchor))
         except InvalidSignature:
             if bundle.key is None:
                 raise OtherSignerError("it names no key, and was not made with a trusted one") from None
@@ -92,16 +90,16 @@ class CertificateAuthority:
 
     def signed_files(self, bundle: Bundle) -> Mapping[str, str]:
         """See `Authority`."""
-        if bundle.method is not Method.CERTIFICATE or bundle.certificate is None:
+        if bundle.method is not Method.CERTIFICATE:
             raise OtherSignerError(f"it was made with {bundle.signer or 'something else'}")
         try:
             with self.lock:
-                files = _verify(self.verifier, bundle.content)
+                files = _verify(self.verifier, bundle.document())
         except X509StoreContextError:
             raise OtherSignerError("its certificate does not lead to a trusted root") from None
         except InvalidSignature:
             raise BundleError("its signature does not hold") from None
-        names = certificate_names(bundle.certificate)
+        names = certificate_names(bundle.certificates[0])
         if self.trusted.identity not in names:
             raise OtherSignerError(f"its certificate is for {', '.join(sorted(names))[:200] or 'nobody'}")
         return files
@@ -160,24 +158,27 @@ def read_small(path: Path) -> bytes:
     return data
 
 
-def _verify(verifier: Verifier, content: Mapping[str, Any]) -> Mapping[str, str]:
+def _verify(verifier: Verifier, document: bytes) -> Mapping[str, str]:
     """Have the package check the signature and read what is signed.
 
     Raises:
         BundleError, InvalidSignature, X509StoreContextError.
     """
+    with TemporaryDirectory(prefix="loradock-signature-") as folder:
+        path = Path(folder, "model.sig")
+        path.write_bytes(document)
+        signed = _signed(verifier, path)
+    kind = signed.serialization_type
+    files = [(one.identifier, one.digest) for one in signed.resource_descriptors()]
+    if kind.get("method") != "files" or any(digest.algorithm != "sha256" for _, digest in files):
+        raise BundleError("it does not cover whole files by sha256, which is what is checked here")
+    return {name: digest.digest_hex for name, digest in files}
+
+
+def _signed(verifier: Verifier, path: Path) -> Manifest:
     try:
-        with TemporaryDirectory(prefix="loradock-signature-") as folder:
-            path = Path(folder, "model.sig")
-            path.write_text(json.dumps(content))
-            signature = sign_sigstore_pb.Signature.read(path)
-        signed = verifier.verify(signature)
-        kind = signed.serialization_type
-        files = [(one.identifier, one.digest) for one in signed.resource_descriptors()]
+        return verifier.verify(sign_sigstore_pb.Signature.read(path))
     except (InvalidSignature, X509StoreContextError):
         raise
     except Exception as error:  # hostile bytes in another's code: whatever it raises, the bundle is not valid
         raise BundleError(f"it cannot be checked ({type(error).__name__})") from None
-    if kind.get("method") != "files" or any(digest.algorithm != "sha256" for _, digest in files):
-        raise BundleError("it does not cover whole files by sha256, which is what is checked here")
-    return {name: digest.digest_hex for name, digest in files}
