@@ -7,10 +7,12 @@ in which a step loop of the same process waits. What comes out is the same, tens
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from loradock_vllm.staging.pace import Pace
 
 FILE: Final = "adapter_model.safetensors"
 BLOCK_BYTES: Final = 4 * 1024 * 1024
@@ -35,12 +37,11 @@ class _Tensor:
     size: int
 
 
-def read_tensors(folder: str, *, pinned: bool, pause: Callable[[], None]) -> dict[str, Any]:
+def read_tensors(folder: str, *, pinned: bool, pace: Pace) -> dict[str, Any]:
     """The tensors of an adapter, by name, on the CPU.
 
     Args:
         pinned: in page-locked memory, from which the device copies without stopping anybody.
-        pause: called between pieces of work.
 
     Raises:
         NotPlainError: another format, dtype or layout, or a file that is damaged.
@@ -48,7 +49,7 @@ def read_tensors(folder: str, *, pinned: bool, pause: Callable[[], None]) -> dic
     """
     with (Path(folder) / FILE).open("rb", buffering=0) as file:
         tensors = _read_header(file.fileno())
-        return dict(_fill_blocks(file.fileno(), tensors, pinned=pinned, pause=pause))
+        return dict(_fill_blocks(file.fileno(), tensors, pinned=pinned, pace=pace))
 
 
 def _read_header(file: int) -> list[_Tensor]:
@@ -83,9 +84,7 @@ def _parse(name: str, entry: dict[str, Any], base: int) -> _Tensor:
     return _Tensor(name, dtype, shape, base + start, size)
 
 
-def _fill_blocks(
-    file: int, tensors: list[_Tensor], *, pinned: bool, pause: Callable[[], None]
-) -> Iterable[tuple[str, Any]]:
+def _fill_blocks(file: int, tensors: list[_Tensor], *, pinned: bool, pace: Pace) -> Iterable[tuple[str, Any]]:
     import torch  # noqa: PLC0415 - only workers have it
 
     dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -94,13 +93,14 @@ def _fill_blocks(
         if used + tensor.size > len(memory):
             block = torch.empty(max(BLOCK_BYTES, tensor.size), dtype=torch.uint8, pin_memory=pinned)
             memory, used = memoryview(block.numpy()), 0
-            pause()
-        _read_into(file, memory[used : used + tensor.size], tensor.start)
+            pace.pause()
+        with pace.aside():
+            _read_into(file, memory[used : used + tensor.size], tensor.start)
         assert block is not None  # noqa: S101
         view = block[used : used + tensor.size].view(dtypes[tensor.dtype]).view(tensor.shape)
         yield tensor.name, view
         used += -(-tensor.size // _ALIGNMENT) * _ALIGNMENT
-        pause()
+        pace.pause()
 
 
 def _read_into(file: int, memory: memoryview, offset: int) -> None:

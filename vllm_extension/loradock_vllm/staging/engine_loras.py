@@ -143,6 +143,8 @@ class EngineLoras:
             import torch  # noqa: PLC0415
 
             torch.cuda.set_device(self._device)
+            # Of this thread: helpers that wait for work would spin on the step loop's cores.
+            torch.set_num_threads(1)
         lora = self._load(reservation.int_id, name, path, pace, max_bytes)
         self._place(reservation, lora, pace)
         return lora
@@ -270,7 +272,7 @@ def _read_plain(
     known = {"lora_model_id", "device", "dtype", "model_vocab_size", "weights_mapper"}
     if unknown := {name for name, value in options.items() if name not in known and value is not None}:
         raise NotPlainError(f"options {sorted(unknown)}")
-    tensors = read_tensors(folder, pinned=pinned, pause=pace.pause)
+    tensors = read_tensors(folder, pinned=pinned, pace=pace)
     for name in tensors:
         if is_base_embedding_weights(name) or "base_layer" in name:
             raise NotPlainError(name)

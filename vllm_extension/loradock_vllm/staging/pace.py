@@ -1,5 +1,6 @@
 """How work in a thread of an engine's worker leaves the step loop its turn."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -61,6 +62,15 @@ class Pace:
             self._cancelled.wait(self._rest_seconds)
             self.rested += time.monotonic() - now
         self._since = time.monotonic()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within it the interpreter is let go of (reading a file): that holds nobody up, and is no work."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since += time.monotonic() - began
 
 
 class PacedDict(dict[str, Any]):
