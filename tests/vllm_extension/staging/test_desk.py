@@ -107,3 +107,15 @@ def test_a_failed_staging_keeps_its_words_until_it_is_discarded(desk: StagingDes
     gone(desk)
     assert desk.staged("one")["state"] == "unknown"
     assert loras.empty
+
+
+def test_a_thread_that_cannot_be_started_leaves_the_slot_free(
+    desk: StagingDesk, loras: FakeLoras, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", start)
+    with pytest.raises(RuntimeError):
+        desk.stage(order())
+    assert loras.empty

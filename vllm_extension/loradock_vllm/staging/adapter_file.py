@@ -91,7 +91,8 @@ def _fill_blocks(file: int, tensors: list[_Tensor], *, pinned: bool, pace: Pace)
     block, memory, used = None, memoryview(b""), 0
     for tensor in tensors:
         if used + tensor.size > len(memory):
-            block = torch.empty(max(BLOCK_BYTES, tensor.size), dtype=torch.uint8, pin_memory=pinned)
+            size = max(BLOCK_BYTES, tensor.size)
+            block = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=pinned)
             memory, used = memoryview(block.numpy()), 0
             pace.pause()
         with pace.aside():

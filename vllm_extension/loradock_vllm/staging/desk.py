@@ -82,7 +82,11 @@ class Staging:
             deadline=self._deadline,
         )
         self.reservation = loras.reserve(self.int_id)
-        threading.Thread(target=self._run, name="loradock-staging", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="loradock-staging", daemon=True).start()
+        except BaseException:
+            loras.release(self.reservation)
+            raise
 
     @property
     def is_over(self) -> bool:

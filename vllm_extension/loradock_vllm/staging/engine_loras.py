@@ -269,7 +269,7 @@ def _read_plain(
     """The tensors, if all of them are of modules that the engine expects and nothing special is asked for."""
     from vllm.lora.utils import is_base_embedding_weights, parse_fine_tuned_lora_name  # noqa: PLC0415
 
-    known = {"lora_model_id", "device", "dtype", "model_vocab_size", "weights_mapper"}
+    known = {"lora_model_id", "device", "dtype", "model_vocab_size", "weights_mapper", "skip_prefixes"}
     if unknown := {name for name, value in options.items() if name not in known and value is not None}:
         raise NotPlainError(f"options {sorted(unknown)}")
     tensors = read_tensors(folder, pinned=pinned, pace=pace)

@@ -50,7 +50,7 @@ class StagedLoadSettings:
     """
 
     mode: StagedLoadMode = StagedLoadMode.AUTO
-    seconds: float = 45.0
+    seconds: float = 120.0
     max_bytes: int = 8 * 1024**3
     work_seconds: float = 0.0005
     rest_seconds: float = 0.002
