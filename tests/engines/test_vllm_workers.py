@@ -1,7 +1,5 @@
 """Real engines with other workers than one that has our extension: two that share the model, and one without it."""
 
-import concurrent.futures
-import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from tests.engines.adapters import BAD
 from tests.engines.conftest import real_world
 from tests.engines.contract import refused
 from tests.engines.world import PROMPT, World
-from tests.fixtures.infra import VllmEngine, running_vllm, vllm_options
+from tests.fixtures.infra import VllmEngine, running_vllms, vllm_options
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -32,21 +30,12 @@ def engines(
     """Both, started at once."""
     ports = PortPool()
     variants = {"parallel": TENSOR_PARALLEL, "plain": WITHOUT_WORKERS}
-    with contextlib.ExitStack() as stack, concurrent.futures.ThreadPoolExecutor() as pool:
-        stack.callback(ports.release)
-        running = {
-            name: running_vllm(
-                engine_environment,
-                vllm_options(name, tiny_model, tmp_path_factory.mktemp(name), ports, **more),
-            )
-            for name, more in variants.items()
-        }
-        starting = {name: pool.submit(engine.__enter__) for name, engine in running.items()}
-        concurrent.futures.wait(starting.values())
-        for name, start in starting.items():
-            if start.exception() is None:
-                stack.push(running[name])
-        yield {name: start.result() for name, start in starting.items()}
+    options = [
+        vllm_options(name, tiny_model, tmp_path_factory.mktemp(name), ports, **more)
+        for name, more in variants.items()
+    ]
+    with running_vllms(engine_environment, *options) as engines:
+        yield dict(zip(variants, engines, strict=True))
 
 
 @pytest.fixture
