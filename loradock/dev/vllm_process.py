@@ -33,6 +33,8 @@ class VllmOptions:
         cache: folder for the engine's caches.
         extension: folder to put on the engine's import path, see `extension_folder`.
         temporary: folder for the engine's sockets and scratch files; a short path.
+        stages_loads: whether its workers have our part too, which loads adapters beside the engine's steps.
+        arguments: more of vLLM's own options.
     """
 
     name: str
@@ -43,6 +45,8 @@ class VllmOptions:
     cache: Path
     extension: Path
     temporary: Path
+    stages_loads: bool = True
+    arguments: tuple[str, ...] = ()
 
 
 def vllm_spec(environment: EngineEnvironment, options: VllmOptions) -> ChildSpec:
@@ -51,9 +55,12 @@ def vllm_spec(environment: EngineEnvironment, options: VllmOptions) -> ChildSpec
     command += ["--host", "127.0.0.1", "--port", str(options.port)]
     command += ["--model", str(options.model), "--served-model-name", options.model_name]
     command += ["--middleware", f"{EXTENSION}.LoradockMiddleware"]
+    if options.stages_loads:
+        command += ["--worker-extension-cls", f"{EXTENSION}.worker.WorkerExtension"]
     command += ["--enable-lora", "--max-loras", str(MAX_LORAS), "--max-cpu-loras", "8"]
     command += ["--max-lora-rank", str(MAX_LORA_RANK), "--enforce-eager", "--dtype", "float32"]
     command += ["--max-model-len", "256", "--max-num-seqs", "8", "--kv-cache-memory-bytes", str(64 * 1024**2)]
+    command += options.arguments
     return ChildSpec(
         name=options.name,
         command=tuple(command),

@@ -76,17 +76,25 @@ def reference(engine_environment: EngineEnvironment, tiny_model: Samples) -> dic
     return {name: {answer.prompt: answer.text for answer in given} for name, given in answers.items()}
 
 
-@pytest.fixture
-async def vllm_world(
-    vllm_engine: RunningVllm, tiny_model: Samples, reference: dict[str, dict[str, str]], tmp_path: Path
+@contextlib.asynccontextmanager
+async def real_world(
+    engine: RunningVllm, model: Samples, reference: dict[str, dict[str, str]], host: Path
 ) -> AsyncIterator[World]:
-    """The session's real vLLM, empty before and after."""
-    good = list(tiny_model.adapters.values())
+    """A real vLLM, empty before and after."""
 
     def expected(version: Version | None, prompt: str) -> str:
         return reference[version.source.name if version else ""][prompt]
 
-    url, token = vllm_engine.url, vllm_engine.token
-    async with _world(url, token, vllm_engine.base_model, "vllm", tmp_path / "host", good, expected) as world:
+    good = list(model.adapters.values())
+    async with _world(engine.url, engine.token, engine.base_model, "vllm", host, good, expected) as world:
         yield world
         await world.clean()
+
+
+@pytest.fixture
+async def vllm_world(
+    vllm_engine: RunningVllm, tiny_model: Samples, reference: dict[str, dict[str, str]], tmp_path: Path
+) -> AsyncIterator[World]:
+    """The session's real vLLM."""
+    async with real_world(vllm_engine, tiny_model, reference, tmp_path / "host") as world:
+        yield world

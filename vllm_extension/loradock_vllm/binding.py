@@ -19,6 +19,7 @@ class EngineFacts:
         max_lora_rank: the highest rank that a slot can take.
         missing: what this version lacks for loading and unloading; empty when all is there.
         limitations: sentences for people.
+        capabilities: what this engine can do beyond what all can, as words of the state.
         base_config: the part of the base model's `config.json` that adapters are compared with; empty when unknown.
     """
 
@@ -33,6 +34,7 @@ class EngineFacts:
     max_lora_rank: int
     missing: tuple[str, ...] = ()
     limitations: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
     base_config: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -42,6 +44,9 @@ class EngineBinding(Protocol):
     @property
     def facts(self) -> EngineFacts:
         """What does not change while the engine runs."""
+
+    async def prepare(self) -> None:
+        """Find out what only the running engine can tell, which may change the facts once. Never raises."""
 
     async def list_ids(self) -> set[int]:
         """The int ids that are resident in the engine now."""

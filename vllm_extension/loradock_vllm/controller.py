@@ -305,7 +305,7 @@ class Controller:
         always = ["in_flight", "expectations"]
         if not self.facts.lora or self.facts.missing:
             return always
-        return ["load", "unload", "drain", "resume", "abort", *always]
+        return ["load", "unload", "drain", "resume", "abort", *self.facts.capabilities, *always]
 
     def _describe(self, adapter: Adapter, resident: set[int]) -> dict[str, Any]:
         return {

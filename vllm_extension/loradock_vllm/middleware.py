@@ -1,5 +1,6 @@
 """The ASGI middleware: its own paths under `/loradock/`, and the gate before every other request."""
 
+import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -130,6 +131,7 @@ class LoradockMiddleware:
     def _start(self, scope: Scope) -> _Running:
         binding = self._bind(scope)
         self._running = _Running(self._app, binding, self._settings)
+        self._preparation = asyncio.create_task(binding.prepare())
         facts = binding.facts
         logger.info(
             "Loradock extension %s: incarnation %s, %s %s, %d of %d slots usable",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from loradock_vllm.errors import ConfigurationError
+from loradock_vllm.staging.loads import StagedLoadSettings
 
 PREFIX: Final = "LORADOCK_EXTENSION_"
 MINIMUM_TOKEN_LENGTH: Final = 16
@@ -26,11 +27,13 @@ class ExtensionSettings:
         token: bearer token of everything under `/loradock/`.
         usable_slots: adapters to hold at most; None takes what the engine can bear.
         max_body_bytes: largest JSON request body that is read to find its `model`.
+        staged_load: how adapters are loaded beside the engine's steps.
     """
 
     token: str = field(repr=False)
     usable_slots: int | None = None
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    staged_load: StagedLoadSettings = field(default_factory=StagedLoadSettings)
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -60,6 +63,7 @@ class ExtensionSettings:
             usable_slots=_read_number(environment, "USABLE_SLOTS", minimum=0),
             max_body_bytes=_read_number(environment, "MAX_BODY_BYTES", minimum=1024)
             or DEFAULT_MAX_BODY_BYTES,
+            staged_load=StagedLoadSettings.from_environment(environment),
         )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 from typing import Any, Final
 
 from loradock_vllm.admission import AdmittedAdapters
@@ -9,6 +10,7 @@ from loradock_vllm.asgi import Scope
 from loradock_vllm.auth import TokenGuard
 from loradock_vllm.base_config import read_base_config
 from loradock_vllm.binding import EngineFacts
+from loradock_vllm.staging.loads import CAPABILITY, NotStagedError, StagedLoads, StagedLoadSettings
 from loradock_vllm.version import TESTED_VLLM, is_tested
 
 _ENGINE_CALLS: Final = ("add_lora", "remove_lora", "list_loras")
@@ -32,6 +34,8 @@ class VllmBinding:
         self._lora_request_class, self._version = _import_vllm()
         self._names = self._install_names()
         self._facts = self._read_facts()
+        self._staged = self._read_staged_loads()
+        self._told: tuple[str | None, EngineFacts] = (None, self._facts)
         keys = [key for key in _as_list(getattr(self._args, "api_key", None)) if key]
         keys = keys or [key for key in (os.environ.get("VLLM_API_KEY", ""),) if key]
         self._key_guard = TokenGuard(keys) if keys else None
@@ -43,15 +47,32 @@ class VllmBinding:
 
     @property
     def facts(self) -> EngineFacts:
-        """What does not change while the engine runs."""
-        return self._facts
+        """What does not change while the engine runs, once `prepare` has asked it."""
+        why_not = self._staged.why_not
+        if self._told[0] != why_not:
+            self._told = (why_not, _with_staged_loads(self._facts, why_not))
+        return self._told[1]
+
+    async def prepare(self) -> None:
+        """Ask the workers whether they can stage loads."""
+        if not self._facts.lora:
+            return
+        why_not = await self._staged.find_out()
+        logger.info("Loradock extension: staged loads: %s", f"no, {why_not}" if why_not else "yes")
 
     async def list_ids(self) -> set[int]:
         """The int ids that are resident in the engine now."""
         return set(await self._client().list_loras())
 
     async def add(self, name: str, int_id: int, path: str) -> bool:
-        """Load an adapter into the engine."""
+        """Load an adapter into the engine, beside its steps where the workers can do that."""
+        if not await self._staged.find_out():
+            try:
+                await self._staged.add(name, int_id, path)
+            except NotStagedError as error:
+                logger.warning("Loradock extension: %s is loaded in the step loop: %s", name, error)
+            else:
+                return True
         return bool(await self._client().add_lora(self._request(name, int_id, path)))
 
     async def remove(self, int_id: int) -> bool:
@@ -98,6 +119,17 @@ class VllmBinding:
         names = AdmittedAdapters(entries)
         self._models.lora_requests = names
         return names
+
+    def _read_staged_loads(self) -> StagedLoads:
+        parallel = getattr(getattr(self._engine, "vllm_config", None), "parallel_config", None)
+        return StagedLoads(
+            self._engine,
+            version=self._version,
+            device=self._facts.device,
+            extension=str(getattr(parallel, "worker_extension_cls", "") or ""),
+            ranks=int(getattr(parallel, "data_parallel_size", 1)),
+            settings=StagedLoadSettings.from_environment(os.environ),
+        )
 
     def _read_facts(self) -> EngineFacts:
         config = getattr(self._engine, "vllm_config", None)
@@ -174,6 +206,15 @@ class VllmBinding:
             found.append("adapters of --lora-modules take slots and are not managed")
         found.extend(f"missing: {what}" for what in missing)
         return tuple(found)
+
+
+def _with_staged_loads(facts: EngineFacts, why_not: str | None) -> EngineFacts:
+    if why_not is None or not facts.lora:
+        return facts
+    if not why_not:
+        return replace(facts, capabilities=(*facts.capabilities, CAPABILITY))
+    limitation = f"loads run in the engine's step loop, where running answers wait for them: {why_not}"
+    return replace(facts, limitations=(*facts.limitations, limitation))
 
 
 def _import_vllm() -> tuple[Any, str]:

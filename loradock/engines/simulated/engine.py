@@ -100,6 +100,9 @@ class SimulatedEngine:
         """What does not change while the engine runs."""
         return self._facts
 
+    async def prepare(self) -> None:
+        """Nothing to find out."""
+
     async def list_ids(self) -> set[int]:
         """The int ids that are resident now."""
         self._check_alive()
