@@ -1,7 +1,7 @@
 """A host's engines: load and verify, drain and remove. Runs in the agent beside them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
@@ -18,10 +18,14 @@ from activities.interface.hosts import (
     UnloadAdapterInput,
     UnloadedAdapter,
 )
+from activities.interface.reconcile import OBSERVE_ENGINE, ObserveInput
 from activities.progress import ProgressReporter, StepClock
 from loradock.core.errors import LoradockError
 from loradock.core.models import StepReport
+from loradock.core.names import parse_served_name
+from loradock.core.reconcile import EngineObservation, HeldAdapter
 from loradock.engines.protocol import (
+    AdapterReport,
     AdapterState,
     Command,
     DrainCommand,
@@ -47,11 +51,18 @@ class EngineActivities:
     Args:
         engines: by engine id.
         reporter: told of each step as it begins.
+        check_lease: called with an engine's id before anything is done to it; raises when it is another agent's now.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], reporter: ProgressReporter) -> None:
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        reporter: ProgressReporter,
+        check_lease: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._engines = engines
         self._reporter = reporter
+        self._check_lease = check_lease
 
     @activity.defn(name=LOAD_ADAPTER.name)
     async def load(self, given: LoadAdapterInput) -> LoadedAdapter:
@@ -106,6 +117,16 @@ class EngineActivities:
                 raise
         return HostDone(step=clock.succeeded())
 
+    @activity.defn(name=OBSERVE_ENGINE.name)
+    async def observe(self, given: ObserveInput) -> EngineObservation:
+        """Ask an engine what it holds."""
+        state = await self._engine(given.target.engine).state()
+        return EngineObservation(
+            incarnation=state.incarnation,
+            held=tuple(_held(report) for report in state.adapters),
+            unknown_ids=state.foreign_int_ids,
+        )
+
     async def _verify(self, engine: Engine, given: LoadAdapterInput, loaded: LoadResult) -> StepReport:
         clock = StepClock("verify", given.target.engine)
         self._reporter.report(given.run.operation, clock.running())
@@ -154,10 +175,22 @@ class EngineActivities:
         return await engine.unload(command)
 
     def _engine(self, name: str) -> Engine:
-        try:
-            return self._engines[name]
-        except KeyError:
-            raise LoradockError("engine_not_found", f"this agent has no engine {name}") from None
+        if name not in self._engines:
+            raise LoradockError("engine_not_found", f"this agent has no engine {name}")
+        self._check_lease(name)
+        return self._engines[name]
+
+
+def _held(report: AdapterReport) -> HeldAdapter:
+    adapter, version = parse_served_name(report.served_name)
+    return HeldAdapter(
+        adapter=adapter,
+        version=version,
+        digest=report.digest,
+        int_id=report.int_id,
+        serving=report.resident and report.state is AdapterState.SERVING,
+        operation=report.operation,
+    )
 
 
 def _nothing_to_remove(error: LoradockError, given: UnloadAdapterInput) -> str | None:

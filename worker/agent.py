@@ -67,7 +67,7 @@ def host_workers(
     engine = Worker(
         client,
         task_queue=host_engine_queue(agent),
-        activities=[engines.load, engines.unload, engines.resume],
+        activities=[engines.load, engines.unload, engines.resume, engines.observe],
         max_concurrent_activities=ENGINE_CALLS_AT_ONCE,
         interceptors=[FailureInterceptor()],
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
@@ -111,7 +111,11 @@ async def run(
         client = await connect(settings)
         executor = stack.enter_context(ThreadPoolExecutor(CACHE_CALLS_AT_ONCE, thread_name_prefix="cache"))
         workers = host_workers(
-            client, identity.agent, cache, EngineActivities(engines, control_plane), executor
+            client,
+            identity.agent,
+            cache,
+            EngineActivities(engines, control_plane, keeper.check),
+            executor,
         )
         loops = [
             _keep_lease(keeper, settings.agent_renew_seconds),

@@ -14,7 +14,7 @@ from loradock import __version__
 from loradock.core.base_config import BaseConfig
 from loradock.core.errors import LoradockError
 from loradock.core.requests import CacheReport, EngineReport, LeaseRenewal
-from loradock.engines.protocol import Engine, EngineState
+from loradock.engines.protocol import AdapterState, Engine, EngineState
 from worker.control_plane import ControlPlane
 
 _log = logging.getLogger(__name__)
@@ -115,6 +115,17 @@ class LeaseKeeper:
                 _log.warning("the lease does not cover engine %s: %s", name, why)
         self._refused = answer.refused
 
+    def check(self, engine: str) -> None:
+        """See that the engine is not another agent's by now, as far as the last renewal told.
+
+        A call that was under way meanwhile is refused by the engine itself: by its epoch, or its incarnation.
+
+        Raises:
+            LoradockError: `lease_lost`.
+        """
+        if engine in self._refused:
+            raise LoradockError("lease_lost", self._refused[engine], engine=engine)
+
     async def _renew_again_and_again(self, seconds: float) -> None:
         complained = False
         while True:
@@ -168,6 +179,12 @@ class LeaseKeeper:
             free_slots=state.free_slots,
             max_lora_rank=state.max_lora_rank,
             resident=tuple(adapter.served_name for adapter in state.adapters if adapter.resident),
+            served={
+                adapter.served_name: adapter.digest
+                for adapter in state.adapters
+                if adapter.resident and adapter.state is AdapterState.SERVING
+            },
+            unknown_ids=state.foreign_int_ids,
             limitations=state.limitations,
             base_config=None if state.base_config is None else BaseConfig.of(state.base_config),
         )

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -29,6 +29,11 @@ _KIND_OF: Final = {
     LoadRequest: OperationKind.LOAD,
     UnloadRequest: OperationKind.UNLOAD,
 }
+
+_HOLD: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 7236270))")
+_HOLD_SHARED: Final = text(
+    "SELECT pg_advisory_xact_lock_shared(hashtextextended(key, 7236270)) FROM unnest(CAST(:keys AS text[])) AS key"
+)
 
 
 class NewOperation(Model):
@@ -118,7 +123,26 @@ async def submit(tx: Transaction, new: NewOperation) -> Submitted:
     raise LoradockError("database_unavailable", f"operations on {new.adapter} come and go too fast")
 
 
+async def hold_lock_keys(tx: Transaction, keys: Iterable[str]) -> None:
+    """Keep operations with these locks from being asked for until the commit; others may hold the same keys so.
+
+    Whoever then sees no active operation and draws an epoch knows that every operation that comes later has a higher one.
+    """
+    sorted_keys = sorted(set(keys))
+    if sorted_keys:
+        await tx.session.execute(_HOLD_SHARED, {"keys": sorted_keys})
+
+
+async def take_lock_key(tx: Transaction, key: str) -> None:
+    """Keep everybody else from the key until the commit: for who asks for an operation, before its epoch is drawn.
+
+    It comes first in the order of locks: a transaction that ends one operation and asks for another takes it early.
+    """
+    await tx.session.execute(_HOLD, {"key": key})
+
+
 async def _insert(tx: Transaction, new: NewOperation) -> OperationRow | None:
+    await take_lock_key(tx, new.lock_key)
     values = {
         **new.model_dump(exclude={"actor"}),
         "state": OperationState.PENDING,
