@@ -18,10 +18,14 @@ from activities.interface.hosts import (
     UnloadAdapterInput,
     UnloadedAdapter,
 )
+from activities.interface.reconcile import OBSERVE_ENGINE, ObserveInput
 from activities.progress import ProgressReporter, StepClock
 from loradock.core.errors import LoradockError
 from loradock.core.models import StepReport
+from loradock.core.names import parse_served_name
+from loradock.core.reconcile import EngineObservation, HeldAdapter
 from loradock.engines.protocol import (
+    AdapterReport,
     AdapterState,
     Command,
     DrainCommand,
@@ -106,6 +110,16 @@ class EngineActivities:
                 raise
         return HostDone(step=clock.succeeded())
 
+    @activity.defn(name=OBSERVE_ENGINE.name)
+    async def observe(self, given: ObserveInput) -> EngineObservation:
+        """Ask an engine what it holds."""
+        state = await self._engine(given.target.engine).state()
+        return EngineObservation(
+            incarnation=state.incarnation,
+            held=tuple(_held(report) for report in state.adapters),
+            unknown_ids=state.foreign_int_ids,
+        )
+
     async def _verify(self, engine: Engine, given: LoadAdapterInput, loaded: LoadResult) -> StepReport:
         clock = StepClock("verify", given.target.engine)
         self._reporter.report(given.run.operation, clock.running())
@@ -158,6 +172,18 @@ class EngineActivities:
             return self._engines[name]
         except KeyError:
             raise LoradockError("engine_not_found", f"this agent has no engine {name}") from None
+
+
+def _held(report: AdapterReport) -> HeldAdapter:
+    adapter, version = parse_served_name(report.served_name)
+    return HeldAdapter(
+        adapter=adapter,
+        version=version,
+        digest=report.digest,
+        int_id=report.int_id,
+        serving=report.resident and report.state is AdapterState.SERVING,
+        operation=report.operation,
+    )
 
 
 def _nothing_to_remove(error: LoradockError, given: UnloadAdapterInput) -> str | None:

@@ -67,7 +67,7 @@ def host_workers(
     engine = Worker(
         client,
         task_queue=host_engine_queue(agent),
-        activities=[engines.load, engines.unload, engines.resume],
+        activities=[engines.load, engines.unload, engines.resume, engines.observe],
         max_concurrent_activities=ENGINE_CALLS_AT_ONCE,
         interceptors=[FailureInterceptor()],
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,

@@ -7,20 +7,16 @@ from temporalio.client import (
     Client,
     Schedule,
     ScheduleActionStartWorkflow,
-    ScheduleAlreadyRunningError,
     ScheduleIntervalSpec,
     ScheduleOverlapPolicy,
     SchedulePolicy,
     ScheduleSpec,
-    ScheduleUpdate,
-    ScheduleUpdateInput,
 )
-from temporalio.service import RPCError, RPCStatusCode
 
 from activities.interface.collection import CollectionRules
-from loradock.core.errors import LoradockError
 from loradock.core.ids import LIFECYCLE_QUEUE
 from loradock.core.settings import Settings
+from worker import schedules
 from workflows.collect_garbage import CollectInput
 
 SCHEDULE_ID: Final = "collect-garbage"
@@ -60,20 +56,4 @@ async def ensure_schedule(client: Client, settings: Settings) -> None:
     Raises:
         LoradockError: `temporal_unavailable`.
     """
-    wanted = schedule(settings)
-    try:
-        try:
-            await client.create_schedule(SCHEDULE_ID, wanted)
-        except ScheduleAlreadyRunningError:
-
-            def changed(found: ScheduleUpdateInput) -> ScheduleUpdate:
-                wanted.state = found.description.schedule.state
-                return ScheduleUpdate(schedule=wanted)
-
-            await client.get_schedule_handle(SCHEDULE_ID).update(changed)
-    except RPCError as error:
-        if error.status is RPCStatusCode.UNIMPLEMENTED:  # the time-skipping server has none
-            return
-        raise LoradockError(
-            "temporal_unavailable", f"the collector's schedule: {error.status.name}"
-        ) from None
+    await schedules.ensure(client, SCHEDULE_ID, schedule(settings))

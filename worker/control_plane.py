@@ -10,6 +10,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from loradock.core.errors import LoradockError
+from loradock.core.ids import is_repair
 from loradock.core.models import StepReport
 from loradock.core.requests import LeaseRenewal
 
@@ -64,7 +65,12 @@ class ControlPlane:
             raise LoradockError("not_ready", "what answers at the API's address is not the API") from None
 
     def report(self, operation: str, step: StepReport) -> None:
-        """Queue a report of progress; never waits, never fails. Called from any thread: transfers run in threads."""
+        """Queue a report of progress; never waits, never fails. Called from any thread: transfers run in threads.
+
+        A repair has no row whose steps anybody could watch: nothing is sent.
+        """
+        if is_repair(operation):
+            return
         self._reports.append((operation, step))
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop has ended: nobody sends any more

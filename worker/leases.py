@@ -14,7 +14,7 @@ from loradock import __version__
 from loradock.core.base_config import BaseConfig
 from loradock.core.errors import LoradockError
 from loradock.core.requests import CacheReport, EngineReport, LeaseRenewal
-from loradock.engines.protocol import Engine, EngineState
+from loradock.engines.protocol import AdapterState, Engine, EngineState
 from worker.control_plane import ControlPlane
 
 _log = logging.getLogger(__name__)
@@ -168,6 +168,12 @@ class LeaseKeeper:
             free_slots=state.free_slots,
             max_lora_rank=state.max_lora_rank,
             resident=tuple(adapter.served_name for adapter in state.adapters if adapter.resident),
+            served={
+                adapter.served_name: adapter.digest
+                for adapter in state.adapters
+                if adapter.resident and adapter.state is AdapterState.SERVING
+            },
+            unknown_ids=state.foreign_int_ids,
             limitations=state.limitations,
             base_config=None if state.base_config is None else BaseConfig.of(state.base_config),
         )

@@ -14,16 +14,18 @@ from activities.collection import CollectionActivities
 from activities.failures import FailureInterceptor
 from activities.operations import OperationActivities
 from activities.progress import TransferSlots
+from activities.reconcile import ReconcileActivities
 from activities.versions import VersionActivities
 from loradock.artifacts.build import open_staging, open_store
 from loradock.artifacts.signatures.policy import open_signature_checks
 from loradock.artifacts.staging import Staging
 from loradock.core.ids import LIFECYCLE_QUEUE, TRANSFER_QUEUE
+from loradock.core.reconcile import ReconcileRules
 from loradock.core.settings import Settings
 from loradock.core.signatures import SignatureRules
 from loradock.registry import agents
 from loradock.registry.database import Database
-from worker import search_attributes
+from worker import reconciler, search_attributes
 from worker.collection import ensure_schedule
 from worker.lifetime import run_until_stopped
 from worker.loops import repeat
@@ -73,12 +75,15 @@ def lifecycle_worker(
     collection: CollectionActivities,
     executor: ThreadPoolExecutor,
     signatures: SignatureRules | None = None,
+    *,
+    rules: ReconcileRules | None = None,
 ) -> Worker:
     """The worker on the lifecycle queue."""
-    operations, versions, cards = (
+    operations, versions, cards, reconcile = (
         OperationActivities(database),
         VersionActivities(database),
         CardActivities(database, signatures),
+        ReconcileActivities(database, rules or ReconcileRules()),
     )
     return Worker(
         client,
@@ -105,6 +110,12 @@ def lifecycle_worker(
             collection.find,
             collection.delete,
             collection.record,
+            reconcile.begin_look,
+            reconcile.compare,
+            reconcile.make_good,
+            reconcile.note_failed,
+            reconcile.end_look,
+            reconcile.scan,
         ],
         activity_executor=executor,
         max_concurrent_activities=ACTIVITIES_AT_ONCE,
@@ -131,6 +142,8 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
         await search_attributes.register(client)
         if settings.collect_every_seconds:
             await ensure_schedule(client, settings)
+        if settings.reconcile_scan_seconds:
+            await reconciler.ensure_scan(client, settings)
         staging = open_staging(settings)
         store = open_store(settings)
         progress = OwnProgress(database)
@@ -138,14 +151,23 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
         collection = CollectionActivities(database, store, staging)
         sweeper = Sweeper(database, client)
         relay = Relay(database, client, sweeper)
+        starter = reconciler.ReconcileStarter(database, settings.require("database_url"), client)
         with ThreadPoolExecutor(TRANSFERS_TAKEN, thread_name_prefix="transfer") as executor:
             workers = [
-                lifecycle_worker(client, database, collection, executor, signatures.rules),
+                lifecycle_worker(
+                    client,
+                    database,
+                    collection,
+                    executor,
+                    signatures.rules,
+                    rules=reconciler.rules(settings),
+                ),
                 transfer_worker(client, artifacts, executor),
             ]
             loops = [
                 progress.write_reports(),
                 repeat("relay", RELAY_SECONDS, relay.run_once),
+                starter.run(),
                 repeat("sweeper", SWEEP_SECONDS, sweeper.run_once),
                 repeat("leases", LEASE_CHECK_SECONDS, lambda: _expire_leases(database)),
                 repeat("staging", STAGING_SWEEP_SECONDS, lambda: _sweep(staging)),

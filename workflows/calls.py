@@ -80,6 +80,13 @@ HOST_UNDO: Final = Policy(
     retry=RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_attempts=3),
 )
 
+HOST_LOOK: Final = Policy(
+    schedule_to_start=timedelta(seconds=10),
+    start_to_close=timedelta(seconds=10),
+    retry=RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_attempts=3),
+)
+"""An engine is asked what it holds: one that does not answer is asked again at the next look."""
+
 HOST_CACHE: Final = Policy(
     schedule_to_start=timedelta(seconds=30),
     start_to_close=timedelta(minutes=10),

@@ -46,6 +46,12 @@ class RecoverInput(Model):
     actor: str
 
 
+class ReconcileInput(Model):
+    """Input of ReconcileEngine."""
+
+    engine: str
+
+
 class LoadOnEngineInput(Model):
     """Input of LoadOnEngine.
 

@@ -6,7 +6,9 @@ from workflows.collect_garbage import CollectGarbage
 from workflows.load_adapter import LoadAdapter
 from workflows.load_on_engine import LoadOnEngine
 from workflows.publish_version import PublishVersion
+from workflows.reconcile_engine import ReconcileEngine
 from workflows.recover_operation import RecoverOperation
+from workflows.scan_fleet import ScanFleet
 from workflows.unload_adapter import UnloadAdapter
 from workflows.unload_from_engine import UnloadFromEngine
 
@@ -18,4 +20,6 @@ WORKFLOWS: Final = (
     UnloadFromEngine,
     RecoverOperation,
     CollectGarbage,
+    ReconcileEngine,
+    ScanFleet,
 )

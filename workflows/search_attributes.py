@@ -18,22 +18,24 @@ ALL: Final = (OPERATION, KIND, ADAPTER, VERSION, POOL, ENGINE, PHASE, ACTOR)
 
 def typed(
     *,
-    operation: str,
     kind: str,
-    adapter: str,
     actor: str,
+    operation: str | None = None,
+    adapter: str | None = None,
     version: int | None = None,
     pool: str | None = None,
     engine: str | None = None,
 ) -> TypedSearchAttributes:
     """The attributes that a workflow starts with; those that are None are left out."""
     pairs: list[SearchAttributePair[str] | SearchAttributePair[int]] = [
-        SearchAttributePair(OPERATION, operation),
         SearchAttributePair(KIND, kind),
-        SearchAttributePair(ADAPTER, adapter),
         SearchAttributePair(ACTOR, actor),
         SearchAttributePair(PHASE, "starting"),
     ]
+    if operation is not None:
+        pairs.append(SearchAttributePair(OPERATION, operation))
+    if adapter is not None:
+        pairs.append(SearchAttributePair(ADAPTER, adapter))
     if version is not None:
         pairs.append(SearchAttributePair(VERSION, version))
     if pool is not None:

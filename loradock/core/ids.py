@@ -8,6 +8,24 @@ def new_operation_id() -> str:
     return f"op-{uuid_utils.uuid7().hex}"
 
 
+REPAIR_PREFIX = "repair-"
+
+
+def new_repair_id() -> str:
+    """A fresh id of a repair: stands where an operation's id does, in calls to engines and in the audit."""
+    return f"{REPAIR_PREFIX}{uuid_utils.uuid7().hex}"
+
+
+def is_repair(operation: str) -> bool:
+    """Whether an id is a repair's, which has no row and no steps that anybody waits for."""
+    return operation.startswith(REPAIR_PREFIX)
+
+
+def reconcile_workflow_id(engine: str) -> str:
+    """The id of the one workflow that repairs an engine."""
+    return f"reconcile/{engine}"
+
+
 def workflow_id(operation: str) -> str:
     """The id of an operation's workflow."""
     return f"op/{operation}"

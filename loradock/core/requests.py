@@ -155,6 +155,8 @@ class EngineReport(Model):
         incarnation: None while the engine was never reached.
         usable_slots: how many adapters may be resident at once.
         resident: served names that the engine holds.
+        served: those of them that it admits requests for, with the digest of each; None from an agent of before.
+        unknown_ids: numbers that the engine lists and that its extension did not load.
         limitations: promises that this engine cannot keep, one sentence each.
         base_config: the measures of its base model, where the engine tells them.
     """
@@ -173,6 +175,10 @@ class EngineReport(Model):
     resident: tuple[Annotated[str, StringConstraints(max_length=150)], ...] = Field(
         default=(), max_length=10_000
     )
+    served: dict[Annotated[str, StringConstraints(max_length=150)], Digest] | None = Field(
+        default=None, max_length=10_000
+    )
+    unknown_ids: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(default=(), max_length=10_000)
     limitations: tuple[Annotated[str, StringConstraints(max_length=500)], ...] = Field(
         default=(), max_length=50
     )

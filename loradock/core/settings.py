@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from loradock.core.errors import LoradockError
+from loradock.core.reconcile import ForeignPolicy
 from loradock.core.uris import SCHEMES
 
 
@@ -63,6 +64,12 @@ class Settings(BaseSettings):
         collect_keep_versions: ready versions of an adapter that are kept beside those that anything names.
         agent_lease_seconds: how long an engine counts as alive after its agent's last word.
         agent_renew_seconds: how often an agent renews.
+        reconcile_foreign: `report` or `unload`: what happens to an adapter that somebody else loaded and nobody wants.
+        reconcile_foreign_grace_seconds: how long it is left alone before that.
+        reconcile_repairs_per_minute: of one engine.
+        reconcile_backoff_seconds, reconcile_backoff_max_seconds: the pause after a repair that failed: doubled each time.
+        reconcile_drain_seconds: how long requests may go on that use what is taken out; then they are cut.
+        reconcile_scan_seconds: how often all engines are compared with what is wanted of them; 0 is never.
         source_max_bytes, source_max_files: limits on what one publish may read.
     """
 
@@ -136,6 +143,14 @@ class Settings(BaseSettings):
     collect_grace_seconds: float = Field(default=24 * 3600.0, ge=0)
     collect_leftovers_seconds: float = Field(default=24 * 3600.0, ge=0)
     collect_keep_versions: int | None = Field(default=None, ge=1)
+
+    reconcile_foreign: ForeignPolicy = ForeignPolicy.REPORT
+    reconcile_foreign_grace_seconds: float = Field(default=300.0, ge=0)
+    reconcile_repairs_per_minute: int = Field(default=60, ge=1)
+    reconcile_backoff_seconds: float = Field(default=5.0, gt=0)
+    reconcile_backoff_max_seconds: float = Field(default=600.0, gt=0)
+    reconcile_drain_seconds: float = Field(default=30.0, ge=0, le=24 * 3600)
+    reconcile_scan_seconds: float = Field(default=30.0, ge=0)
 
     agent_lease_seconds: float = Field(default=10.0, gt=0)
     agent_renew_seconds: float = Field(default=2.0, gt=0)

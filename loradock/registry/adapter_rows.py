@@ -1,7 +1,8 @@
 """An adapter's row: made when it is first named, locked by what has to come one after the other.
 
 Locks are taken in one order everywhere, so that none waits for another in a circle:
-operation, adapter, version, deployment, agent, engines (by id), cards, and last of all the audit chain.
+lock keys, operation, adapter, version, deployment, agent, engines (by id), cards, drifts, reconciliations, and last of
+all the audit chain.
 """
 
 from sqlalchemy import select

@@ -1,22 +1,25 @@
 """Leases: an agent's word that its engines live, and what follows when it says otherwise or nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import ColumnElement, case, delete, exists, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from loradock.core.models import CardState, EngineStatus
 from loradock.core.requests import EngineReport, LeaseRenewal
-from loradock.registry import base_models, cards
+from loradock.registry import base_models, cards, reconcile_queue
 from loradock.registry.audit import SYSTEM_ACTOR
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.engines import lease_holds
-from loradock.registry.tables import AgentRow, CardRow, EngineRow
+from loradock.registry.tables import AgentRow, CardRow, DriftRow, EngineRow
 from loradock.registry.views import LeaseGranted
 
 _KEPT_INSTANCES: Final = 1000
+
+REPORT_SECONDS: Final = 20.0
+"""What an agent tells may be as old as this when it is written: its look, its call, and a wait for locks."""
 
 
 async def renew_lease(tx: Transaction, renewal: LeaseRenewal, lease_seconds: float) -> LeaseGranted:
@@ -36,13 +39,17 @@ async def renew_lease(tx: Transaction, renewal: LeaseRenewal, lease_seconds: flo
     reports = {report.engine: report for report in renewal.engines}
     granted: dict[str, int] = {}
     refused: dict[str, str] = {}
+    to_repair: dict[str, str] = {}
     for row, held in await _lock_engines(tx, renewal):
         if row.agent != renewal.agent and held:
             refused[row.id] = f"engine {row.id} is under the lease of agent {row.agent}"
             continue
-        await _EngineRenewal(tx, row, reports[row.id], renewal).apply()
+        reason = await _EngineRenewal(tx, row, reports[row.id], renewal).apply()
+        if reason is not None:
+            to_repair[row.id] = reason
         granted[row.id] = row.generation
     await _stamp(tx, [reports[engine] for engine in granted], now, lease_until)
+    await reconcile_queue.want(tx, to_repair, clock_from_now=True)
     return LeaseGranted(lease_until=lease_until, engines=granted, refused=refused)
 
 
@@ -128,29 +135,69 @@ class _EngineRenewal:
         self._report = report
         self._renewal = renewal
 
-    async def apply(self) -> None:
-        """Bring row and cards to what the report says."""
+    async def apply(self) -> str | None:
+        """Bring row and cards to what the report says.
+
+        Returns:
+            Why the engine is to be reconciled; None when there is no cause.
+        """
         row, report = self._row, self._report
         if row.agent != self._renewal.agent:
             self._audit("engine.moved", before=row.agent, now=self._renewal.agent)
+        other_pool = row.pool != self._renewal.pool
+        if other_pool:
+            await self._leave_pool()
         _set(row, agent=self._renewal.agent, pool=self._renewal.pool, kind=report.kind, url=report.url)
-        if report.reachable:
-            await self._reached()
-        else:
+        if not report.reachable:
             await self._not_reached()
+            return None
+        reason = await self._reached()
+        return "it came into another pool" if other_pool else reason
 
-    async def _reached(self) -> None:
+    async def _reached(self) -> str | None:
         row, report = self._row, self._report
         known, came_back = row.incarnation is not None, row.status != EngineStatus.ALIVE
         same_life = row.incarnation == report.incarnation
+        other_base = known and row.base_model != report.base_model
         if not same_life:
             await self._new_life()
         row.status = EngineStatus.ALIVE
         await self._note_base()
+        serves_other = row.served != report.served
         self._note_facts()
         if came_back and known and same_life:
             self._audit("engine.recovered")
             await self._recover_cards()
+        if not same_life:
+            return "it restarted" if known else "it joined"
+        if came_back or other_base:
+            return "it is back" if came_back else "it serves another base model"
+        if serves_other and await self._lose_untrue_cards():
+            return "it does not serve what its cards say"
+        return None
+
+    async def _leave_pool(self) -> None:
+        """An engine serves in one pool: its cards of the one that it leaves are gone."""
+        gone = delete(CardRow).where(CardRow.engine == self._row.id, CardRow.pool != self._renewal.pool)
+        names = await self._tx.session.scalars(
+            gone.returning(CardRow.served_name), execution_options={"synchronize_session": False}
+        )
+        self._audit("engine.changed_pool", now=self._renewal.pool, cards=sorted(names))
+
+    async def _lose_untrue_cards(self) -> bool:
+        """Take the traffic from cards that the engine does not serve (any more) as they say; whether there were any.
+
+        A card that is young may be younger than what the agent saw: the reconciler's own look sees to that.
+        """
+        row = self._row
+        if row.served is None:
+            return False
+        old = CardRow.since < func.clock_timestamp() - timedelta(seconds=REPORT_SECONDS)
+        routed = (CardRow.incarnation == row.incarnation) & (CardRow.state == CardState.SERVING) & old
+        lost = await cards.lose(self._tx, row.id, routed & ~served_as(row.served))
+        if lost:
+            self._audit("engine.drifted", lost=lost)
+        return bool(lost)
 
     async def _new_life(self) -> None:
         row, before = self._row, self._row.incarnation
@@ -172,7 +219,11 @@ class _EngineRenewal:
         """The process never died and holds the weights still: what was routed to it may be again."""
         row = self._row
         here = (CardRow.engine == row.id) & (CardRow.incarnation == row.incarnation)
-        back = here & (CardRow.state == CardState.LOST) & CardRow.served_name.in_(row.resident)
+        held = CardRow.served_name.in_(row.resident) if row.served is None else served_as(row.served)
+        in_doubt = exists().where(
+            DriftRow.engine == CardRow.engine, DriftRow.served_name == CardRow.served_name
+        )
+        back = here & (CardRow.state == CardState.LOST) & held & ~in_doubt
         changed = update(CardRow).where(back).values(state=CardState.SERVING, since=func.now())
         found = await self._tx.session.execute(
             changed.returning(CardRow.adapter, CardRow.version),
@@ -203,11 +254,18 @@ class _EngineRenewal:
             free_slots=report.free_slots,
             max_lora_rank=report.max_lora_rank,
             resident=sorted(report.resident),
+            served=report.served,
+            unknown_ids=sorted(report.unknown_ids),
             limitations=list(report.limitations),
         )
 
     def _audit(self, action: str, **facts: Any) -> None:
         self._tx.audit(action, actor=_actor(self._renewal), pool=self._row.pool, engine=self._row.id, **facts)
+
+
+def served_as(served: Mapping[str, str]) -> ColumnElement[bool]:
+    """SQL, of a card: the engine serves it under its name, from its digest."""
+    return tuple_(CardRow.served_name, CardRow.digest).in_(sorted(served.items()))
 
 
 async def alive_agents(tx: Reader) -> list[str]:

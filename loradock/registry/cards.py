@@ -7,6 +7,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from loradock.core.models import CardState, OperationKind, OperationState, RunRef, VersionRef
 from loradock.core.requests import EngineTarget
+from loradock.registry import reconcile_queue
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.engines import check_alive, lock_engines
 from loradock.registry.operations import about
@@ -93,6 +94,7 @@ async def mark_card_lost(
     if await tx.session.scalar(changed) is not None:
         event = about(operation) | {"version": ref.version, "engine": target.engine}
         tx.audit("card.lost", **event, reason=reason)
+        await reconcile_queue.want(tx, {target.engine: f"{ref.served_name} was lost there: {reason}"})
 
 
 async def lose(tx: Transaction, engine: str, which: ColumnElement[bool]) -> list[str]:
@@ -170,4 +172,5 @@ def _view(row: CardRow) -> CardView:
         since=row.since,
         pool=row.pool,
         operation=row.operation,
+        repair=row.repair if row.operation is None else None,
     )

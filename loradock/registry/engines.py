@@ -1,6 +1,6 @@
 """Engines, as they are read, and locked before something is done with them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import ColumnElement, Select, func, select
 
@@ -8,9 +8,10 @@ from loradock.core.base_config import BaseConfig
 from loradock.core.errors import LoradockError
 from loradock.core.models import EngineStatus
 from loradock.core.requests import CacheReport
+from loradock.registry import drift_views
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
-from loradock.registry.tables import AgentRow, EngineRow, Json
+from loradock.registry.tables import AgentRow, EngineRow
 from loradock.registry.views import EngineView, Page
 
 
@@ -87,7 +88,8 @@ async def get_engine(tx: Reader, engine: str) -> EngineView:
     found = (await tx.session.execute(query)).one_or_none()
     if found is None:
         raise not_found(engine)
-    return _view(*found)
+    (view,) = await _with_drift(tx, [_view(*found)])
+    return view
 
 
 async def list_engines(
@@ -114,15 +116,25 @@ async def list_engines(
         (last,) = decode_cursor(cursor, str)
         query = query.where(EngineRow.id > last)
     rows = (await tx.session.execute(query)).all()
-    items = tuple(_view(row, holds, cache) for row, holds, cache in rows[:limit])
+    items = await _with_drift(tx, [_view(row, holds, agent) for row, holds, agent in rows[:limit]])
     return Page(items=items, next=encode_cursor(items[-1].id) if len(rows) > limit else None)
 
 
-def _select() -> Select[EngineRow, bool, Json | None]:
-    return select(EngineRow, lease_holds(), AgentRow.cache).join(AgentRow, AgentRow.id == EngineRow.agent)
+def _select() -> Select[EngineRow, bool, AgentRow]:
+    return select(EngineRow, lease_holds(), AgentRow).join(AgentRow, AgentRow.id == EngineRow.agent)
 
 
-def _view(row: EngineRow, lease: bool, cache: Json | None) -> EngineView:
+async def _with_drift(tx: Reader, views: Sequence[EngineView]) -> tuple[EngineView, ...]:
+    names = [view.id for view in views]
+    found, records = await drift_views.views(tx, names), await drift_views.records(tx, names)
+    return tuple(
+        view.model_copy(update={"drift": found.get(view.id, ()), "reconcile": records.get(view.id)})
+        for view in views
+    )
+
+
+def _view(row: EngineRow, lease: bool, agent: AgentRow) -> EngineView:
+    base_config = None if row.base_config is None else BaseConfig.model_validate(row.base_config)
     return EngineView(
         id=row.id,
         agent=row.agent,
@@ -139,10 +151,15 @@ def _view(row: EngineRow, lease: bool, cache: Json | None) -> EngineView:
         free_slots=row.free_slots,
         max_lora_rank=row.max_lora_rank,
         resident=tuple(row.resident),
+        served=row.served,
+        unknown_ids=tuple(row.unknown_ids),
         limitations=tuple(row.limitations),
-        base_config=None if row.base_config is None else BaseConfig.model_validate(row.base_config),
+        base_fingerprint=None if base_config is None else base_config.fingerprint,
+        base_config=base_config,
         lease_until=row.lease_until,
         joined_at=row.joined_at,
         seen_at=row.seen_at,
-        cache=None if cache is None else CacheReport.model_validate(cache),
+        agent_version=agent.agent_version,
+        labels=agent.labels,
+        cache=None if agent.cache is None else CacheReport.model_validate(agent.cache),
     )

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Self
 
 import psycopg
+from psycopg import sql
 
 from loradock.registry.database import CLIENT_ENCODING, libpq_url
 
@@ -16,6 +17,63 @@ _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
 # A connection that died without a word is found out by the next sign of life that does not come back.
 _SIGN_OF_LIFE_SECONDS: Final = 15.0
+
+
+class Listener:
+    """Hears what is told on one channel, over a connection that is made again whenever it breaks.
+
+    Args:
+        database_url: `postgresql://…`; one connection is held, past any pooler that does not do LISTEN.
+        channel: what to listen to.
+        heard: called with each payload, and with None when anything may have been missed: look at everything.
+    """
+
+    def __init__(self, database_url: str, channel: str, heard: Callable[[str | None], None]) -> None:
+        self._url = libpq_url(database_url)
+        self._channel = channel
+        self._heard = heard
+        self._listening = asyncio.Event()
+
+    @property
+    def listening(self) -> bool:
+        """Whether what is told arrives at this moment."""
+        return self._listening.is_set()
+
+    async def wait_listening(self, timeout: float) -> bool:
+        """Wait, at most so many seconds, until it does."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._listening.wait(), timeout)
+        return self.listening
+
+    async def run(self) -> None:
+        """Listen for ever; a database that does not answer is tried again and again."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await self._listen()
+            except (psycopg.Error, OSError):
+                pause = _FIRST_PAUSE if self.listening else min(pause * 2, _LONGEST_PAUSE)
+            finally:
+                self._listening.clear()
+            await asyncio.sleep(pause)
+
+    async def _listen(self) -> None:
+        connection = await psycopg.AsyncConnection.connect(
+            self._url,
+            autocommit=True,
+            connect_timeout=5,
+            client_encoding=CLIENT_ENCODING,
+            application_name="loradock-feed",
+        )
+        async with connection:
+            await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
+            self._listening.set()
+            # Whatever was told while nobody listened: everything is looked at.
+            self._heard(None)
+            while True:
+                async for notice in connection.notifies(timeout=_SIGN_OF_LIFE_SECONDS):
+                    self._heard(notice.payload)
+                await connection.execute("SELECT 1")
 
 
 class Changes:
@@ -53,10 +111,9 @@ class OperationFeed:
     """
 
     def __init__(self, database_url: str) -> None:
-        self._url = libpq_url(database_url)
         self._watchers: dict[str, set[Changes]] = {}
         self._task: asyncio.Task[None] | None = None
-        self._listening = asyncio.Event()
+        self._listener = Listener(database_url, CHANNEL, self._heard)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -70,7 +127,7 @@ class OperationFeed:
     async def start(self) -> None:
         """Begin to listen, in the background; a database that does not answer is tried again and again."""
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="operation-feed")
+            self._task = asyncio.create_task(self._listener.run(), name="operation-feed")
 
     async def close(self) -> None:
         """Stop listening."""
@@ -83,13 +140,11 @@ class OperationFeed:
     @property
     def listening(self) -> bool:
         """Whether changes arrive at this moment."""
-        return self._listening.is_set()
+        return self._listener.listening
 
     async def wait_listening(self, timeout: float) -> bool:
         """Wait, at most so many seconds, until changes arrive."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._listening.wait(), timeout)
-        return self.listening
+        return await self._listener.wait_listening(timeout)
 
     @asynccontextmanager
     async def watch(self, operation: str) -> AsyncIterator[Changes]:
@@ -103,37 +158,8 @@ class OperationFeed:
             if not self._watchers[operation]:
                 del self._watchers[operation]
 
-    async def _run(self) -> None:
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                await self._listen()
-            except (psycopg.Error, OSError):
-                pause = _FIRST_PAUSE if self.listening else min(pause * 2, _LONGEST_PAUSE)
-            finally:
-                self._listening.clear()
-            await asyncio.sleep(pause)
-
-    async def _listen(self) -> None:
-        connection = await psycopg.AsyncConnection.connect(
-            self._url,
-            autocommit=True,
-            connect_timeout=5,
-            client_encoding=CLIENT_ENCODING,
-            application_name="loradock-feed",
-        )
-        async with connection:
-            await connection.execute(f"LISTEN {CHANNEL}")
-            self._listening.set()
-            # Whatever happened while nobody listened: everybody looks again.
-            self._tell_all()
-            while True:
-                async for notice in connection.notifies(timeout=_SIGN_OF_LIFE_SECONDS):
-                    for changes in self._watchers.get(notice.payload, ()):
-                        changes.tell()
-                await connection.execute("SELECT 1")
-
-    def _tell_all(self) -> None:
-        for watchers in self._watchers.values():
-            for changes in watchers:
+    def _heard(self, operation: str | None) -> None:
+        watchers = self._watchers.values() if operation is None else [self._watchers.get(operation, set())]
+        for some in watchers:
+            for changes in some:
                 changes.tell()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -29,6 +29,10 @@ _KIND_OF: Final = {
     LoadRequest: OperationKind.LOAD,
     UnloadRequest: OperationKind.UNLOAD,
 }
+_HOLD: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 7236270))")
+_HOLD_SHARED: Final = text(
+    "SELECT pg_advisory_xact_lock_shared(hashtextextended(key, 7236270)) FROM unnest(CAST(:keys AS text[])) AS key"
+)
 
 
 class NewOperation(Model):
@@ -118,7 +122,18 @@ async def submit(tx: Transaction, new: NewOperation) -> Submitted:
     raise LoradockError("database_unavailable", f"operations on {new.adapter} come and go too fast")
 
 
+async def hold_lock_keys(tx: Transaction, keys: Iterable[str]) -> None:
+    """Keep operations with these locks from being asked for until the commit; others may hold the same keys so.
+
+    Whoever then sees no active operation and draws an epoch knows that every operation that comes later has a higher one.
+    """
+    sorted_keys = sorted(set(keys))
+    if sorted_keys:
+        await tx.session.execute(_HOLD_SHARED, {"keys": sorted_keys})
+
+
 async def _insert(tx: Transaction, new: NewOperation) -> OperationRow | None:
+    await tx.session.execute(_HOLD, {"key": new.lock_key})  # before the row draws its epoch
     values = {
         **new.model_dump(exclude={"actor"}),
         "state": OperationState.PENDING,

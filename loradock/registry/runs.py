@@ -16,6 +16,7 @@ from loradock.core.models import (
     StepState,
 )
 from loradock.core.requests import OperationResult
+from loradock.registry import reconcile_queue
 from loradock.registry.database import Transaction
 from loradock.registry.operations import about, busy, get_operation, lock_holder, not_found
 from loradock.registry.tables import CardRow, OperationRow, OperationStepRow
@@ -228,3 +229,4 @@ async def end(
     )
     detail: dict[str, Any] = {"message": failure.message} if failure else {}
     tx.audit(f"{row.kind}.{state}", **about(row), outcome=failure.code if failure else "ok", **detail)
+    await reconcile_queue.want_after(tx, row, troubled=result.failed_engines if result else ())

@@ -32,6 +32,7 @@ from loradock.core.models import (
     StepState,
     VersionState,
 )
+from loradock.core.reconcile import DriftKind
 
 Json = dict[str, Any]
 
@@ -215,6 +216,8 @@ class EngineRow(Base):
     free_slots: Mapped[int] = mapped_column(server_default=text("0"))
     max_lora_rank: Mapped[int] = mapped_column(server_default=text("0"))
     resident: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    served: Mapped[Json | None]
+    unknown_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default=text("'{}'"))
     limitations: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
     base_config: Mapped[Json | None]
     lease_until: Mapped[datetime]
@@ -253,12 +256,18 @@ class DeploymentVersionRow(Base):
 
 
 class CardRow(Base):
-    """A deployment card: this engine, in this life, serves this version."""
+    """A deployment card: this engine, in this life, serves this version.
+
+    Attributes:
+        operation: what brought it into its state last; None when that was the repair.
+        repair: counts where `operation` is None alone: an operation that comes later need not clear it.
+    """
 
     __tablename__ = "cards"
     __table_args__ = (
         ForeignKeyConstraint(["adapter", "version"], ["versions.adapter", "versions.version"]),
         _one_of("state", CardState),
+        CheckConstraint("num_nonnulls(operation, repair) >= 1", name="brought_by"),
         Index(None, "adapter", "version", "engine"),
         Index(None, "state", "adapter", "version", "engine"),
         Index(None, "operation"),
@@ -273,8 +282,72 @@ class CardRow(Base):
     int_id: Mapped[int] = mapped_column(BigInteger)
     pool: Mapped[str]
     state: Mapped[str]
-    operation: Mapped[str] = mapped_column(ForeignKey("operations.id"))
+    operation: Mapped[str | None] = mapped_column(ForeignKey("operations.id"))
+    repair: Mapped[str | None]
     since: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
+class ReconciliationRow(Base):
+    """An engine's place in the reconciler's queue, and how it went: outbox and record in one.
+
+    Attributes:
+        requested: raised with every cause to look; a look that saw a lower number leaves the engine in the queue.
+        reason: the latest cause.
+        wanted_since: since when the engine differs, and could be repaired; None when all is as wanted.
+        due_at: when the next look is to begin; None when there is nothing to do. A look that begins moves it on, so
+            that one whose workflow is gone is begun again.
+        looked_at: when the last look ended.
+        failure: why the last look got nowhere.
+        drifted: whether anything differed since `wanted_since`.
+        window_at, window_repairs: repairs begun since then, for the limit per minute.
+        repaired, failed: repairs in all.
+        converged, converge_seconds: how often an engine that differed came to what is wanted, and how long that took in all.
+    """
+
+    __tablename__ = "reconciliations"
+    __table_args__ = (Index("ix_reconciliations_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),)
+
+    engine: Mapped[str] = mapped_column(ForeignKey("engines.id"), primary_key=True)
+    requested: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+    reason: Mapped[str]
+    wanted_since: Mapped[datetime | None]
+    due_at: Mapped[datetime | None]
+    looked_at: Mapped[datetime | None]
+    failure: Mapped[Json | None]
+    drifted: Mapped[bool] = mapped_column(server_default=text("false"))
+    window_at: Mapped[datetime | None]
+    window_repairs: Mapped[int] = mapped_column(server_default=text("0"))
+    repaired: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    failed: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    converged: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    converge_seconds: Mapped[float] = mapped_column(server_default=text("0"))
+    last_converge_seconds: Mapped[float | None]
+
+
+class DriftRow(Base):
+    """One difference between an engine and what is wanted of it, as the last look found it.
+
+    Attributes:
+        served_name: `adapter@version`; `#<number>` for a number that the extension does not know.
+        digest: of what is held, where that differs.
+        attempts: repairs that failed; the next one begins at `next_try_at`, None when none is planned.
+        under_way: the repair that works on it.
+    """
+
+    __tablename__ = "drifts"
+    __table_args__ = (_one_of("kind", DriftKind), Index(None, "adapter"))
+
+    engine: Mapped[str] = mapped_column(ForeignKey("engines.id"), primary_key=True)
+    served_name: Mapped[str] = mapped_column(primary_key=True)
+    adapter: Mapped[str | None]
+    kind: Mapped[str]
+    incarnation: Mapped[str]
+    digest: Mapped[str | None]
+    since: Mapped[datetime] = mapped_column(server_default=_NOW)
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    next_try_at: Mapped[datetime | None]
+    failure: Mapped[Json | None]
+    under_way: Mapped[str | None]
 
 
 class OperationRow(Base):
@@ -288,6 +361,7 @@ class OperationRow(Base):
         UniqueConstraint("requested_by", "idempotency_key"),
         Index("uq_operations_lock_key_active", "lock_key", unique=True, postgresql_where=text(ACTIVE)),
         Index("ix_operations_active", "id", postgresql_where=text(ACTIVE)),
+        Index("ix_operations_repairs_pending", "id", postgresql_where=text("repairs_pending")),
         Index(None, "adapter", "id"),
         Index(None, "state", "id"),
     )

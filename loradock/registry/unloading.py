@@ -7,7 +7,7 @@ from sqlalchemy import Select, delete, func, select, tuple_, update
 from loradock.core.errors import LoradockError
 from loradock.core.models import CardState, OperationState, RunRef, VersionRef
 from loradock.core.requests import EngineTarget, OperationResult, UnloadItem, UnloadPlan, UnloadRequest
-from loradock.registry import adapter_rows, deployments, engines, versions
+from loradock.registry import adapter_rows, deployments, engines, reconcile_queue, versions
 from loradock.registry.cards import SHOWN
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.operations import about
@@ -149,9 +149,9 @@ async def restore(tx: Transaction, run: RunRef, plan: UnloadPlan) -> None:
     no_sync = {"synchronize_session": False}
     serving = changed.where(back).values(state=CardState.SERVING, since=func.now()).returning(CardRow.engine)
     restored = (await tx.session.scalars(serving, execution_options=no_sync)).all()
-    await tx.session.execute(
-        changed.values(state=CardState.LOST, since=func.now()), execution_options=no_sync
-    )
+    losing = changed.values(state=CardState.LOST, since=func.now()).returning(CardRow.engine)
+    lost = (await tx.session.scalars(losing, execution_options=no_sync)).all()
+    await reconcile_queue.want(tx, dict.fromkeys(lost, f"{operation.id} could not put a card back there"))
     if restored:
         await deployments.raise_revision(tx, deployment, operation.requested_by)
 

@@ -19,6 +19,7 @@ from loradock.core.models import (
     StepReport,
     VersionState,
 )
+from loradock.core.reconcile import DriftKind
 from loradock.core.requests import CacheReport
 from loradock.core.signatures import SignatureRecord
 
@@ -200,6 +201,54 @@ class OperationView(Model):
     ended_at: datetime | None
 
 
+class DriftView(Model):
+    """One thing in which an engine is not as it should be.
+
+    Attributes:
+        served_name: or `#<number>` for a number that the engine lists and its extension did not load.
+        digest: of what is held, where something is.
+        since: when it was first seen so.
+        attempts: repairs that failed.
+        next_try_at: when the next one may begin; None when none is planned, or one may begin at once.
+        repair: the repair that is under way, or was the last.
+        error: why the last repair failed.
+    """
+
+    served_name: str
+    kind: DriftKind
+    digest: str | None
+    since: datetime
+    attempts: int
+    next_try_at: datetime | None
+    repair: str | None
+    error: Failure | None
+
+
+class ReconcileView(Model):
+    """How the reconciliation of an engine stands.
+
+    Attributes:
+        wanted_since: since when it may differ from what is wanted; None when it is as wanted.
+        reason: the latest cause to look.
+        next_look_at: None when nothing is to be done.
+        last_look_at: when the last look ended.
+        last_error: why the last look got nowhere.
+        repaired, failed: repairs in all.
+        converged: how often it differed and came to what is wanted.
+        last_converge_seconds: how long that took the last time, from `wanted_since`.
+    """
+
+    wanted_since: datetime | None
+    reason: str
+    next_look_at: datetime | None
+    last_look_at: datetime | None
+    last_error: Failure | None
+    repaired: int
+    failed: int
+    converged: int
+    last_converge_seconds: float | None
+
+
 class EngineView(Model):
     """An engine, as its agent last told.
 
@@ -207,9 +256,15 @@ class EngineView(Model):
         status: `lost` as soon as the lease ran out, whether that was noted yet or not.
         generation: how many lives of it are known.
         resident: served names that it holds.
+        served: those of them that it admits requests for, with their digests; None from an agent of before.
+        unknown_ids: numbers that it lists and its extension did not load.
+        base_fingerprint: tells two base models of one name apart; None where the engine tells no measures.
         base_config: the measures of its base model, None where it does not tell them.
         seen_at: when it was last reached.
+        agent_version, labels: as its agent told.
         cache: the host's cache, as its agent last told; None from an agent that tells nothing of it.
+        drift: in what it differs from what is wanted of it, as the last look found.
+        reconcile: None while there was no cause to look.
     """
 
     id: str
@@ -227,12 +282,19 @@ class EngineView(Model):
     free_slots: int
     max_lora_rank: int
     resident: tuple[str, ...]
+    served: dict[str, str] | None
+    unknown_ids: tuple[int, ...]
     limitations: tuple[str, ...]
+    base_fingerprint: str | None
     base_config: BaseConfig | None
     lease_until: datetime
     joined_at: datetime
     seen_at: datetime | None
+    agent_version: str
+    labels: dict[str, str]
     cache: CacheReport | None = None
+    drift: tuple[DriftView, ...] = ()
+    reconcile: ReconcileView | None = None
 
 
 class CardView(Model):
@@ -240,7 +302,8 @@ class CardView(Model):
 
     Attributes:
         since: when it came into its state.
-        operation: what brought it there last.
+        operation: the operation that brought it there last; None when that was the repair.
+        repair: the repair that did; its id stands in the audit as an operation's does.
     """
 
     engine: str
@@ -252,7 +315,8 @@ class CardView(Model):
     state: CardState
     since: datetime
     pool: str
-    operation: str
+    operation: str | None
+    repair: str | None
 
 
 class AuditEvent(Model):

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from temporalio.client import Client
@@ -21,6 +21,7 @@ from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.core.ids import workflow_id
 from loradock.core.models import OperationKind, OperationState, VersionRef
+from loradock.core.reconcile import ReconcileRules
 from loradock.core.requests import LoadRequest, UnloadRequest
 from loradock.engines.protocol import Engine
 from loradock.registry import versions
@@ -47,6 +48,7 @@ class Service:
     registry: World
     objects: ObjectStore
     root: Path
+    rules: ReconcileRules = field(default_factory=ReconcileRules)
 
     @asynccontextmanager
     async def orchestrating(self) -> AsyncIterator[None]:
@@ -56,7 +58,7 @@ class Service:
         artifacts = ArtifactActivities(staging, artifacts_store, TransferSlots(4))
         with ThreadPoolExecutor(100) as executor:
             collection = CollectionActivities(self.database, artifacts_store, staging)
-            lifecycle = lifecycle_worker(self.client, self.database, collection, executor)
+            lifecycle = lifecycle_worker(self.client, self.database, collection, executor, self.rules)
             async with lifecycle, transfer_worker(self.client, artifacts, executor):
                 yield
 
