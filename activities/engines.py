@@ -1,7 +1,7 @@
 """A host's engines: load and verify, drain and remove. Runs in the agent beside them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
@@ -51,11 +51,18 @@ class EngineActivities:
     Args:
         engines: by engine id.
         reporter: told of each step as it begins.
+        check_lease: called with an engine's id before anything is done to it; raises when it is another agent's now.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], reporter: ProgressReporter) -> None:
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        reporter: ProgressReporter,
+        check_lease: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._engines = engines
         self._reporter = reporter
+        self._check_lease = check_lease
 
     @activity.defn(name=LOAD_ADAPTER.name)
     async def load(self, given: LoadAdapterInput) -> LoadedAdapter:
@@ -168,10 +175,10 @@ class EngineActivities:
         return await engine.unload(command)
 
     def _engine(self, name: str) -> Engine:
-        try:
-            return self._engines[name]
-        except KeyError:
-            raise LoradockError("engine_not_found", f"this agent has no engine {name}") from None
+        if name not in self._engines:
+            raise LoradockError("engine_not_found", f"this agent has no engine {name}")
+        self._check_lease(name)
+        return self._engines[name]
 
 
 def _held(report: AdapterReport) -> HeldAdapter:

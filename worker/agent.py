@@ -111,7 +111,11 @@ async def run(
         client = await connect(settings)
         executor = stack.enter_context(ThreadPoolExecutor(CACHE_CALLS_AT_ONCE, thread_name_prefix="cache"))
         workers = host_workers(
-            client, identity.agent, cache, EngineActivities(engines, control_plane), executor
+            client,
+            identity.agent,
+            cache,
+            EngineActivities(engines, control_plane, keeper.check),
+            executor,
         )
         loops = [
             _keep_lease(keeper, settings.agent_renew_seconds),

@@ -115,6 +115,17 @@ class LeaseKeeper:
                 _log.warning("the lease does not cover engine %s: %s", name, why)
         self._refused = answer.refused
 
+    def check(self, engine: str) -> None:
+        """See that the engine is not another agent's by now, as far as the last renewal told.
+
+        A call that was under way meanwhile is refused by the engine itself: by its epoch, or its incarnation.
+
+        Raises:
+            LoradockError: `lease_lost`.
+        """
+        if engine in self._refused:
+            raise LoradockError("lease_lost", self._refused[engine], engine=engine)
+
     async def _renew_again_and_again(self, seconds: float) -> None:
         complained = False
         while True:

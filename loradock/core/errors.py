@@ -124,6 +124,7 @@ CATALOG: Final[dict[str, ErrorSpec]] = {
     "engine_unreachable": _system(503, "The engine does not answer.", "It is retried for a while; check the vLLM process on the host."),
     "engine_restarted": _state(409, "The engine is another process than the one the operation began with.", "Start the operation again."),
     "engine_lost": _state(409, "The engine's agent does not renew its lease.", "Check the agent and the host; the operation can be repeated when it is back."),
+    "lease_lost": _state(409, "Another agent has taken this engine over.", "Nothing to do: this agent does nothing to it any more; see 'loradock ls engines' for whose it is."),
     "engine_unauthorized": _caller(503, "The engine refused the agent's token.", "Give agent and engine the same LORADOCK_ENGINE_TOKEN."),
     "engine_error": _system(502, "The engine failed inside.", "It is retried; see the engine's log."),
     "engine_not_supported": _caller(501, "This engine cannot do it (version, or started without LoRA).", "Start vLLM with --enable-lora in a version that the extension is tested with."),

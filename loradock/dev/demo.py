@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from loradock.core.errors import LoradockError
+from loradock.core.ids import is_repair
 from loradock.dev.console import Printer
 from loradock.dev.demo_client import DemoClient
 from loradock.dev.demo_truth import Truth, learn_truth
@@ -129,11 +130,11 @@ class Demo:
             cards = await self._client.items("/v1/cards", adapter="poet")
             self._check(not cards, f"poet has cards: {cards}")
             note(f"{first} holds " + ", ".join(sorted(await self._client.resident(first))))
-        async with self._step(f"start {last} again and load greeter there again"):
+        async with self._step(f"start {last} again: greeter is loaded there again by itself") as note:
             await self._stack.supervisor.restart(last)
-            await self._until_alive(last)
-            for version in (1, 2):
-                await self._client.succeed("/v1/adapters/greeter/load", {"version": version})
+            await self._until_served(last, {"greeter@1", "greeter@2"})
+            found = next(one for one in await self._client.items("/v1/engines") if one["id"] == last)
+            note(f"as wanted again {found['reconcile']['last_converge_seconds']:.1f} s after it was back")
         await self._ask("greeter@2", "greeter-v2")
 
     async def _unload_first_version(self) -> None:
@@ -151,7 +152,7 @@ class Demo:
         links: dict[str, str] = {}
         for event in reversed(await self._client.items("/v1/audit", adapter="greeter", limit=200)):
             self._printer.line(_audit_line(event))
-            if event["operation"]:
+            if event["operation"] and not is_repair(event["operation"]):
                 links[event["operation"]] = (await self._client.operation(event["operation"]))["temporal_url"]
         self._printer.line()
         self._say(
@@ -196,13 +197,17 @@ class Demo:
             self._check(time.monotonic() < deadline, f"operation {operation} does not get to its middle")
             await asyncio.sleep(0.01)
 
-    async def _until_alive(self, engine: str) -> None:
-        deadline = time.monotonic() + 30
+    async def _until_served(self, engine: str, names: set[str]) -> None:
+        """Until traffic follows these names to the engine, and nothing is left to repair there."""
+        deadline = time.monotonic() + 60
         while True:
-            status = {one["id"]: one["status"] for one in await self._client.items("/v1/engines")}
-            if status.get(engine) == "alive":
+            cards = await self._client.items("/v1/cards", engine=engine, state="serving")
+            found = next(one for one in await self._client.items("/v1/engines") if one["id"] == engine)
+            reconcile = found["reconcile"] or {}
+            served = {card["served_name"] for card in cards}
+            if served == names and reconcile.get("converged") and reconcile["wanted_since"] is None:
                 return
-            self._check(time.monotonic() < deadline, f"{engine} is {status.get(engine)}")
+            self._check(time.monotonic() < deadline, f"{engine} is {found['status']} and serves {served}")
             await asyncio.sleep(0.1)
 
     def _signal(self, part: str, number: signal.Signals) -> None:

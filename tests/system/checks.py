@@ -10,9 +10,17 @@ _GENESIS = "0" * 64
 
 
 def wait_quiet(stack: RunningStack) -> None:
-    """Until no operation is active and no workflow runs: nothing hangs, no lock is held."""
+    """Until no operation is active, nothing is to be repaired and no workflow runs: nothing hangs, no lock is held."""
     active = "SELECT id, kind, state FROM operations WHERE ended_at IS NULL"
     eventually(lambda: not stack.rows(active), "operations do not end", stack.describe)
+    unrepaired = (
+        "SELECT r.engine, r.reason, r.failure, d.served_name, d.kind, d.failure FROM reconciliations r "
+        "JOIN engines e ON e.id = r.engine LEFT JOIN drifts d ON d.engine = r.engine "
+        "WHERE r.wanted_since IS NOT NULL AND e.status = 'alive'"
+    )
+    eventually(
+        lambda: not stack.rows(unrepaired), "engines are not repaired", lambda: str(stack.rows(unrepaired))
+    )
     eventually(
         lambda: stack.do(_running(stack.temporal)) == 0, "workflows go on", lambda: str(stack.rows(active))
     )

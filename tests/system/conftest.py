@@ -48,6 +48,10 @@ def session_stack(tmp_path_factory: pytest.TempPathFactory, signature_policy: Pa
     with pytest.MonkeyPatch.context() as patch:
         clean_environment(patch)
         patch.setenv("LORADOCK_SIGNATURE_POLICY", str(signature_policy))
+        # What fails on purpose is tried again soon, and what nobody told is found soon.
+        patch.setenv("LORADOCK_RECONCILE_BACKOFF_SECONDS", "0.5")
+        patch.setenv("LORADOCK_RECONCILE_BACKOFF_MAX_SECONDS", "2")
+        patch.setenv("LORADOCK_RECONCILE_SCAN_SECONDS", "3")
         settings = load_settings(_env_file=None, file_roots=(tmp_path_factory.getbasetemp(),))
         stack = RunningStack(options(tmp_path_factory.mktemp("system"), settings=settings))
         try:

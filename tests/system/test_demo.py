@@ -19,8 +19,9 @@ pytestmark = [pytest.mark.slow]
 
 STORY = (
     "publish greeter version 1", "load greeter@1", "ask greeter@1", "publish greeter version 2", "load greeter@2",
-    "kill -9 the orchestrator", "the load goes on by itself", "kill -9 engine-2", "is put back", "unload greeter@1",
-    "gone from list_loras", "audit history", "all as it should be",
+    "kill -9 the orchestrator", "the load goes on by itself", "kill -9 engine-2", "is put back",
+    "greeter is loaded there again by itself", "unload greeter@1", "gone from list_loras", "audit history",
+    "all as it should be",
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from loradock.dev.simulated_model import Shape, write_adapter
 from tests.fixtures.infra import PROJECT
 from tests.system.checks import check_whole
 from tests.system.conftest import clean_environment, empty
-from tests.system.running import RunningStack, options, source
+from tests.system.running import RunningStack, eventually, options, source
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -172,15 +172,17 @@ def test_what_does_not_fit_the_engine_fails_and_leaves_nothing(
     assert stack.engine_state("engine-1")["foreign_int_ids"] == []
 
 
-def test_an_engine_killed_while_it_serves_forgets_and_is_loaded_again(
+def test_an_engine_killed_while_it_serves_forgets_and_serves_the_same_weights_again_without_a_hand(
     stack: RunningStack, tiny_model: Samples, truth: Answers
 ) -> None:
     stack.publish("poet", tiny_model.adapters["poet"])
     stack.load("poet", 1)
+    (before,) = stack.items("/v1/cards")
     stack.kill("engine-1")
+    eventually(lambda: not stack.items("/v1/cards?state=serving"), "the dead engine has traffic")
     stack.restart("engine-1")
-    stack.wait_alive("engine-1")
-    assert stack.held("engine-1") == set()
-    assert [card["state"] for card in stack.items("/v1/cards")] == ["lost"]
-    stack.load("poet", 1)
+    eventually(lambda: stack.items("/v1/cards?state=serving"), "it does not serve again", stack.describe)
+    (after,) = stack.items("/v1/cards")
+    assert after["incarnation"] == stack.engine_state("engine-1")["incarnation"] != before["incarnation"]
+    assert (after["served_name"], after["digest"]) == (before["served_name"], before["digest"])
     check_answers(stack, "poet@1", truth["poet"], truth[""])

@@ -78,14 +78,14 @@ class AgentPlace:
     engine: str
     store: dict[str, str]
 
-    def agent(self, number: int) -> Child:
-        """A process of agent `host-1`; not started yet."""
+    def agent(self, number: int, agent_id: str = "host-1") -> Child:
+        """A process of an agent; not started yet."""
         ready = self.folder / f"ready-{number}"
         return Child(
             ChildSpec(
                 name=f"agent-{number}",
                 command=(
-                    *(sys.executable, "-m", "loradock", "agent", "--id", "host-1"),
+                    *(sys.executable, "-m", "loradock", "agent", "--id", agent_id),
                     *("--engine", f"e1={self.engine}", "--ready-file", str(ready)),
                 ),
                 env=_environment(

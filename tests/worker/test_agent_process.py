@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from temporalio.client import WorkflowFailureError
 
 from api.server import ApiServer
 from loradock.artifacts.s3 import s3_client
 from loradock.artifacts.stores.s3 import S3Store
-from loradock.core.models import OperationState, VersionRef
+from loradock.core.ids import LIFECYCLE_QUEUE
+from loradock.core.models import OperationState, RunRef, VersionRef
+from loradock.core.requests import EngineTarget
 from loradock.dev.child import Child
 from loradock.engines import EngineState, VllmEngine
+from loradock.registry.agents import expire_leases
 from loradock.registry.engines import list_engines
 from loradock.registry.views import OperationView
 from tests.activities.conftest import ENGINE_TOKEN
@@ -22,6 +26,7 @@ from tests.fixtures.infra import ObjectStoreServer
 from tests.worker.conftest import AGENT_TOKEN
 from tests.worker.processes import AgentPlace, EngineProcess
 from tests.worker.service import Line, Service
+from workflows.inputs import UnloadFromEngineInput
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +43,7 @@ class Site:
     service: Service
     engine: EngineProcess
     line: Line
-    agent: Callable[[], Child]
+    agent: Callable[..., Child]
 
     async def start(self, agent: Child) -> None:
         agent.start()
@@ -49,6 +54,12 @@ class Site:
         async with asyncio.timeout(20):
             while not await self._is_alive():
                 await asyncio.sleep(0.05)
+
+    async def owner(self) -> str:
+        """The agent whose lease the engine has."""
+        async with self.service.database.read() as tx:
+            (engine,) = (await list_engines(tx)).items
+        return "nobody" if engine.status == "lost" else engine.agent
 
     async def _is_alive(self) -> bool:
         async with self.service.database.read() as tx:
@@ -111,8 +122,8 @@ async def site(
     )
     agents: list[Child] = []
 
-    def agent() -> Child:
-        agents.append(place.agent(len(agents) + 1))
+    def agent(agent_id: str = "host-1") -> Child:
+        agents.append(place.agent(len(agents) + 1, agent_id))
         return agents[-1]
 
     yield Site(service, engine, line, agent)
@@ -179,3 +190,43 @@ async def test_an_agent_whose_place_is_taken_stops_by_itself(site: Site) -> None
     assert first.returncode not in (0, None)
     assert "another process has taken this agent's place" in first.tail()
     assert second.running
+
+
+async def test_a_paused_agent_that_wakes_up_late_learns_that_its_engine_is_anothers_and_does_nothing_to_it(
+    site: Site, folder: Path
+) -> None:
+    service, first, second = site.service, site.agent(), site.agent("host-2")
+    async with service.orchestrating():
+        await site.start(first)
+        ref = await site.ready(folder)
+        target = EngineTarget(engine="e1", agent="host-1", incarnation=(await site.state()).incarnation)
+        first.kill(signal.SIGSTOP)
+        async with asyncio.timeout(30):
+            while await site.owner() != "nobody":
+                async with service.database.transaction() as tx:
+                    await expire_leases(tx)
+                await asyncio.sleep(0.1)
+        await site.start(second)
+        await site.alive()
+        first.kill(signal.SIGCONT)
+        async with asyncio.timeout(15):
+            while "does not cover engine e1" not in first.tail():
+                await asyncio.sleep(0.05)
+        assert await site.owner() == "host-2"
+        # Work that was meant for it while the engine was its own.
+        run = RunRef(operation="op-late", run_id="late", epoch=0)
+        with pytest.raises(WorkflowFailureError) as failed:
+            await service.client.execute_workflow(
+                "UnloadFromEngine",
+                UnloadFromEngineInput(
+                    run=run, actor="tester", target=target, ref=ref, pool="default", bounded=True
+                ),
+                id="late",
+                task_queue=LIFECYCLE_QUEUE,
+            )
+        assert getattr(failed.value.cause, "type", None) == "lease_lost"
+        operation = await service.submit_load(ref)
+        ended = await service.ended(operation, await service.start(operation))
+        assert ended.state is OperationState.SUCCEEDED, ended.error
+    assert [one.served_name for one in (await site.state()).adapters] == [ref.served_name]
+    assert first.running

@@ -21,7 +21,7 @@ from loradock.core.requests import LoadRequest, PublishRequest, UnloadRequest
 from tests.workflows.world import World
 from worker import search_attributes
 from worker.temporal import STICKY_TIMEOUT, workflow_runner
-from workflows.inputs import LoadInput, OperationStart, PublishInput, UnloadInput
+from workflows.inputs import LoadInput, OperationStart, PublishInput, ReconcileInput, UnloadInput
 from workflows.registered import WORKFLOWS
 
 
@@ -107,6 +107,16 @@ class Bench:
             WORKFLOW_NAME[kind],
             given,
             id=f"op/{given.start.operation}",
+            task_queue=LIFECYCLE_QUEUE,
+            execution_timeout=timedelta(hours=3),
+        )
+
+    async def reconcile(self, engine: str) -> WorkflowHandle[Any, Any]:
+        """Have an engine reconciled, under an id of the test's own."""
+        return await self.client.start_workflow(
+            "ReconcileEngine",
+            ReconcileInput(engine=engine),
+            id=f"reconcile/{engine}/{uuid.uuid4().hex[:8]}",
             task_queue=LIFECYCLE_QUEUE,
             execution_timeout=timedelta(hours=3),
         )

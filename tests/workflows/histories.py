@@ -1,6 +1,6 @@
 """Saves a history of each workflow, for the replay tests:
 
-    python -m tests.workflows.histories HOST:PORT
+    python -m tests.workflows.histories HOST:PORT [reconcile|collect]
 
 Run it against a dev server after a workflow's commands have changed on purpose, and say so in the commit. Histories of
 versions that may still be running are kept beside the new ones.
@@ -41,7 +41,35 @@ async def save(client: Client) -> list[str]:
             if kind is OperationKind.UNLOAD:
                 world.serve()
             saved += await _run(bench, world, kind, ending)
-    return [*saved, *await _recover(bench), *await save_collections(bench)]
+    saved += [*await _recover(bench), *await save_collections(bench)]
+    return [*saved, *await save_reconciliations(bench)]
+
+
+async def save_reconciliations(bench: Bench) -> list[str]:
+    """ReconcileEngine with one adapter missing and one left over, well, failing, and cancelled; and ScanFleet."""
+    saved = []
+    for ending in ("succeeds", "fails", "is-cancelled"):
+        world = World()
+        world.state.engines["engine-1"]["leftover@1"] = "op-earlier"
+        there = world.hang("load_adapter", times=1) if ending == "is-cancelled" else None
+        if ending == "fails":
+            world.fail("load_adapter", code="engine_error")
+        async with bench.workers(world):
+            handle = await bench.reconcile("engine-1")
+            if there is not None:
+                await there.wait()
+                await handle.cancel()
+            try:
+                await handle.result()
+            except WorkflowFailureError as error:
+                assert ending == "is-cancelled", error
+        saved.append(await _save(bench.client, handle.id, f"reconcile-{ending}"))
+    async with bench.workers(World()):
+        handle = await bench.client.start_workflow(
+            "ScanFleet", id=f"scan-{uuid.uuid4().hex}", task_queue=LIFECYCLE_QUEUE
+        )
+        await handle.result()
+    return [*saved, await _save(bench.client, handle.id, "scan-fleet")]
 
 
 async def save_collections(bench: Bench) -> list[str]:
@@ -126,7 +154,9 @@ async def main() -> None:
     client = await Client.connect(
         sys.argv[1], data_converter=pydantic_data_converter, identity="loradock-tests"
     )
-    for name in await save(client):
+    parts = {"reconcile": save_reconciliations, "collect": save_collections}
+    names = await parts[sys.argv[2]](Bench(client)) if sys.argv[2:] else await save(client)
+    for name in names:
         print(name)
 
 

@@ -7,12 +7,13 @@ import asyncio
 import copy
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.interface import artifacts, cards, collection, hosts, operations, versions
+from activities.interface import artifacts, cards, collection, hosts, operations, reconcile, versions
 from activities.interface.common import Done
 from loradock.core.models import (
     AdapterTraits,
@@ -23,6 +24,16 @@ from loradock.core.models import (
     StepReport,
     StepState,
     VersionRef,
+)
+from loradock.core.reconcile import (
+    DriftKind,
+    EngineObservation,
+    HeldAdapter,
+    Look,
+    Looked,
+    Made,
+    Repair,
+    Scanned,
 )
 from loradock.core.requests import (
     EngineTarget,
@@ -43,6 +54,7 @@ class Fault:
 
     Attributes:
         engine: only for this engine, None for any.
+        served_name: only for this one, None for any; of loads and downloads alone.
         hang: instead of failing, wait until cancelled or `World.released`.
         swallow_cancel: go on as if nothing had happened when the cancel comes.
     """
@@ -51,6 +63,7 @@ class Fault:
     after_effect: bool = False
     times: int = 10_000
     engine: str | None = None
+    served_name: str | None = None
     retryable: bool = False
     hang: bool = False
     swallow_cancel: bool = False
@@ -81,6 +94,9 @@ class World:
         self.compensating = 0
         self.kind = OperationKind.LOAD
         self.collections: list[collection.RecordCollectionInput] = []
+        self.wanted: dict[str, VersionRef] = {REF.served_name: REF}
+        self.failed_repairs: list[reconcile.NoteFailedInput] = []
+        self.ended_looks: list[reconcile.EndLookInput] = []
         self.released = asyncio.Event()
         self._failed: Counter[str] = Counter()
 
@@ -112,9 +128,13 @@ class World:
             self.state.cards[(name, REF.served_name)] = "serving"
             self.state.pins.add((name, REF.served_name))
 
-    async def _meet(self, spec_name: str, engine: str | None, *, after: bool) -> None:
+    async def _meet(
+        self, spec_name: str, engine: str | None, *, after: bool, name: str | None = None
+    ) -> None:
         fault = self.faults.get(spec_name)
         if fault is None or fault.after_effect != after or (fault.engine and fault.engine != engine):
+            return
+        if fault.served_name is not None and fault.served_name != name:
             return
         if self._failed[spec_name] >= fault.times:
             return
@@ -139,11 +159,11 @@ class World:
             if not fault.swallow_cancel:
                 raise
 
-    async def _do(self, spec_name: str, engine: str | None, effect: Any) -> Any:
+    async def _do(self, spec_name: str, engine: str | None, effect: Any, name: str | None = None) -> Any:
         self.calls.append(f"{spec_name}:{engine}" if engine else spec_name)
-        await self._meet(spec_name, engine, after=False)
+        await self._meet(spec_name, engine, after=False, name=name)
         result = effect()
-        await self._meet(spec_name, engine, after=True)
+        await self._meet(spec_name, engine, after=True, name=name)
         return result
 
     # --- operations
@@ -330,7 +350,7 @@ class World:
             step = _step("download", given.target.engine)
             return hosts.DownloadedAdapter(path="/cache/x", outcome="downloaded", step=step)
 
-        return await self._do("download_adapter", given.target.engine, effect)
+        return await self._do("download_adapter", given.target.engine, effect, given.ref.served_name)
 
     @activity.defn(name=hosts.RELEASE_ADAPTER.name)
     async def release(self, given: hosts.HostInput) -> hosts.HostDone:
@@ -351,7 +371,7 @@ class World:
             steps = (_step("load", given.target.engine), _step("verify", given.target.engine))
             return hosts.LoadedAdapter(outcome="already_loaded" if known else "loaded", steps=steps)
 
-        return await self._do("load_adapter", given.target.engine, effect)
+        return await self._do("load_adapter", given.target.engine, effect, given.ref.served_name)
 
     @activity.defn(name=hosts.UNLOAD_ADAPTER.name)
     async def unload(self, given: hosts.UnloadAdapterInput) -> hosts.UnloadedAdapter:
@@ -417,6 +437,99 @@ class World:
 
         return await self._do("record_collection", None, effect)
 
+    # --- reconcile
+
+    @activity.defn(name=reconcile.BEGIN_LOOK.name)
+    async def begin_look(self, given: reconcile.BeginLookInput) -> Look:
+        def effect() -> Look:
+            target = next((one for one in self.targets() if one.engine == given.engine), None)
+            return Look(
+                engine=given.engine, target=target, begun_at=datetime.now(UTC), requested=1, drain_seconds=1
+            )
+
+        return await self._do("begin_look", given.engine, effect)
+
+    @activity.defn(name=reconcile.OBSERVE_ENGINE.name)
+    async def observe(self, given: reconcile.ObserveInput) -> EngineObservation:
+        def effect() -> EngineObservation:
+            held = tuple(
+                HeldAdapter(
+                    adapter=name.partition("@")[0], version=1, digest=DIGEST, int_id=7,
+                    serving=(given.target.engine, name) not in self.state.draining, operation=operation,
+                )
+                for name, operation in sorted(self.state.engines[given.target.engine].items())
+            )  # fmt: skip
+            return EngineObservation(incarnation=given.target.incarnation, held=held)
+
+        return await self._do("observe_engine", given.target.engine, effect)
+
+    @activity.defn(name=reconcile.COMPARE_ENGINE.name)
+    async def compare(self, given: reconcile.CompareInput) -> Looked:
+        def effect() -> Looked:
+            assert given.look.target is not None
+            held = {one.served_name: one.ref for one in given.seen.held}
+            engine = given.look.engine
+            missing = [
+                ref for name, ref in self.wanted.items() if self.state.cards.get((engine, name)) != "serving"
+            ]
+            kinds = [
+                *((DriftKind.MISSING, None, ref) for ref in missing),
+                *((DriftKind.LEFTOVER, ref, None) for name, ref in held.items() if name not in self.wanted),
+            ]
+            begun = [
+                Repair(
+                    run=RunRef(operation=f"repair-{number}", run_id=given.run_id, epoch=100 + number),
+                    kind=kind, target=given.look.target, pool="default", take_out=out, put_in=ref, attempt=1,
+                )
+                for number, (kind, out, ref) in enumerate(kinds)
+            ]  # fmt: skip
+            return Looked(repairs=tuple(one for one in begun if one.served_name not in given.under_way))
+
+        return await self._do("compare_engine", given.look.engine, effect)
+
+    @activity.defn(name=reconcile.MAKE_GOOD.name)
+    async def make_good(self, given: reconcile.MakeGoodInput) -> Made:
+        def effect() -> Made:
+            unwanted = [
+                one.served_name for one in given.repairs if one.put_in and one.served_name not in self.wanted
+            ]
+            good = [one for one in given.repairs if one.served_name not in unwanted]
+            for one in good:
+                if one.put_in:
+                    self.state.cards[(one.target.engine, one.served_name)] = "serving"
+            return Made(good=tuple(one.served_name for one in good), unwanted=tuple(unwanted))
+
+        return await self._do("make_repairs_good", given.repairs[0].target.engine, effect)
+
+    @activity.defn(name=reconcile.NOTE_FAILED.name)
+    async def note_failed(self, given: reconcile.NoteFailedInput) -> Done:
+        def effect() -> Done:
+            self.failed_repairs.append(given)
+            return Done()
+
+        return await self._do("note_failed_repair", given.repair.target.engine, effect)
+
+    @activity.defn(name=reconcile.END_LOOK.name)
+    async def end_look(self, given: reconcile.EndLookInput) -> reconcile.EndedLook:
+        def effect() -> reconcile.EndedLook:
+            self.ended_looks.append(given)
+            engine = given.look.engine
+            serving = {
+                name
+                for (where, name), state in self.state.cards.items()
+                if (where, state) == (engine, "serving")
+            }
+            as_wanted = set(self.wanted) == serving == set(self.state.engines[engine])
+            return reconcile.EndedLook(as_wanted=as_wanted and given.failure is None)
+
+        return await self._do("end_look", given.look.engine, effect)
+
+    @activity.defn(name=reconcile.SCAN_FLEET.name)
+    async def scan_fleet(self, given: reconcile.ScanInput) -> Scanned:
+        names = sorted(name for name in self.state.engines if name > given.after)
+        found = Scanned(engines=1, differing=tuple(names[:1]), next=names[0] if len(names) > 1 else None)
+        return await self._do("scan_fleet", None, lambda: found)
+
     def lifecycle_activities(self) -> list[Any]:
         """What an orchestrator does."""
         return [
@@ -424,6 +537,7 @@ class World:
             self.fail_version, self.plan_load, self.stage_card, self.retract_card,
             self.commit_load, self.plan_unload, self.withdraw, self.restore, self.commit_unload, self.mark_lost,
             self.retire_versions, self.find_garbage, self.delete_artifact, self.record_collection,
+            self.begin_look, self.compare, self.make_good, self.note_failed, self.end_look, self.scan_fleet,
         ]  # fmt: skip
 
     def transfer_activities(self) -> list[Any]:
@@ -436,7 +550,7 @@ class World:
 
     def engine_activities(self) -> list[Any]:
         """What a host's agent does on its engine queue."""
-        return [self.load, self.unload, self.resume]
+        return [self.load, self.unload, self.resume, self.observe]
 
 
 def _step(name: str, engine: str = "") -> StepReport:
