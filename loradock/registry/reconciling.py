@@ -113,6 +113,8 @@ class _Comparison:
         differing = [one for one in differing if one.served_name not in self._passed_over]
         rows = await drift.note(tx, name, target.incarnation, differing, self._passed_over)
         await self._forget_strays(engine, cards, wanted, busy)
+        if any(drift.is_open(row, self._rules) for row in rows.values()):
+            (await _record(tx, name)).drifted = True
         ground = repairs.Ground(engine, target, self._rules, run_id, await tx.now())
         begun = await repairs.begin(tx, ground, differing, rows)
         return Looked(repairs=tuple(begun), waits=bool(waits))
@@ -221,7 +223,6 @@ async def end(
     record, now = await _record(tx, look.engine), await tx.now()
     record.looked_at = now
     record.failure = failure.model_dump(mode="json") if failure else None
-    record.drifted = record.drifted or bool(is_open)
     if record.requested != look.requested:
         record.due_at = now
     elif look.target is None:
