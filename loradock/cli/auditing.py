@@ -15,6 +15,7 @@ from loradock.cli.failures import CommandFailure, ExitCode, usage
 from loradock.cli.listing import Limit, fetch_page
 from loradock.cli.render import style_of
 from loradock.cli.session import ApiUrl, AsJson, Session, Token, open_session
+from loradock.core.ids import is_repair
 
 _POLL_SECONDS = 1.0
 
@@ -63,7 +64,7 @@ class _Links:
 
     def first(self, operation: str) -> str:
         """The link when this operation has not been asked for yet, else nothing."""
-        if not operation or operation in self._known:
+        if not operation or is_repair(operation) or operation in self._known:
             return ""
         self._known.add(operation)
         try:

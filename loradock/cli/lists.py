@@ -7,6 +7,7 @@ import typer
 
 from loradock.cli import text
 from loradock.cli.client import Document, adapter_path
+from loradock.cli.engines import drift_summary
 from loradock.cli.groups import ListGroup, command_group
 from loradock.cli.listing import Limit, fetch_page
 from loradock.cli.render import Column, print_table
@@ -28,10 +29,10 @@ VERSIONS = (
     Column("DTYPE", from_width=100), Column("BY", shrinks=True, from_width=100), Column("ERROR", from_width=120),
 )  # fmt: skip
 _ENGINES = (
-    Column("ENGINE"), Column("STATUS", state=True), Column("POOL", shrinks=True), Column("FREE", right=True),
-    Column("RANK", right=True), Column("BASE MODEL", shrinks=True), Column("RESIDENT", shrinks=True),
-    Column("KIND", from_width=100), Column("AGENT", from_width=100), Column("SEEN", right=True, from_width=100),
-    Column("URL", from_width=120),
+    Column("ENGINE"), Column("STATUS", state=True), Column("POOL", shrinks=True), Column("DRIFT"),
+    Column("FREE", right=True), Column("RANK", right=True), Column("BASE MODEL", shrinks=True),
+    Column("RESIDENT", shrinks=True), Column("KIND", from_width=100), Column("AGENT", from_width=100),
+    Column("SEEN", right=True, from_width=100), Column("URL", from_width=120),
 )  # fmt: skip
 _CARDS = (
     Column("SERVED NAME"), Column("ENGINE"), Column("STATE", state=True), Column("POOL", shrinks=True),
@@ -163,7 +164,7 @@ def _adapter_row(adapter: Document) -> tuple[object, ...]:
 
 def _engine_row(engine: Document) -> tuple[object, ...]:
     return (
-        engine.get("id"), engine.get("status"), engine.get("pool"),
+        engine.get("id"), engine.get("status"), engine.get("pool"), drift_summary(engine),
         f"{engine.get('free_slots')}/{engine.get('usable_slots')}", engine.get("max_lora_rank"),
         engine.get("base_model"), ", ".join(text.clean(name) for name in engine.get("resident") or []),
         engine.get("kind"), engine.get("agent"), text.age(engine.get("seen_at")), engine.get("url"),
@@ -173,7 +174,8 @@ def _engine_row(engine: Document) -> tuple[object, ...]:
 def _card_row(card: Document) -> tuple[object, ...]:
     return (
         card.get("served_name"), card.get("engine"), card.get("state"), card.get("pool"),
-        text.short_digest(card.get("digest")), text.age(card.get("since")), card.get("operation"),
+        text.short_digest(card.get("digest")), text.age(card.get("since")),
+        card.get("operation") or card.get("repair"),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from loradock.cli import (
     caching,
     changes,
     deleting,
+    engines,
     inspecting,
     lists,
     operations,
@@ -66,6 +67,7 @@ app.command("alias")(changes.alias)
 app.command("delete")(deleting.delete)
 app.add_typer(caching.app, name="cache")
 app.add_typer(lists.app, name="ls")
+app.command("engines")(engines.engines)
 app.command("show")(showing.show)
 app.command("inspect")(inspecting.inspect)
 app.command("sign")(signing.sign)

@@ -49,5 +49,6 @@ def _record(row: ReconciliationRow) -> ReconcileView:
         repaired=row.repaired,
         failed=row.failed,
         converged=row.converged,
+        converge_seconds=row.converge_seconds,
         last_converge_seconds=row.last_converge_seconds,
     )

@@ -235,6 +235,7 @@ class ReconcileView(Model):
         last_error: why the last look got nowhere.
         repaired, failed: repairs in all.
         converged: how often it differed and came to what is wanted.
+        converge_seconds: how long that took in all.
         last_converge_seconds: how long that took the last time, from `wanted_since`.
     """
 
@@ -246,6 +247,7 @@ class ReconcileView(Model):
     repaired: int
     failed: int
     converged: int
+    converge_seconds: float
     last_converge_seconds: float | None
 
 

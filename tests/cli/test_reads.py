@@ -146,6 +146,38 @@ def test_ls_versions_engines_cards_deployments(cli: Cli, api: FakeApi) -> None:
     assert "@1 100%" in cli("ls", "deployments").out
 
 
+def test_engines_shows_what_differs_and_since_when_and_why_it_is_so_still(cli: Cli, api: FakeApi) -> None:
+    error = {"code": "adapter_corrupt", "message": "no", "details": {}}
+    missing = {
+        "served_name": "greeter@1", "kind": "missing", "digest": None, "since": "2026-11-20T10:00:00Z", "attempts": 3,
+        "next_try_at": "2026-11-20T10:00:40Z", "repair": None, "error": error,
+    }  # fmt: skip
+    foreign = {
+        **missing,
+        "served_name": "x@2",
+        "kind": "foreign",
+        "attempts": 0,
+        "next_try_at": None,
+        "error": None,
+    }
+    record = {
+        "wanted_since": "2026-11-20T10:00:00Z",
+        "last_look_at": "2026-11-20T10:00:20Z",
+        "last_error": None,
+    }
+    differing = {"id": "engine-1", "status": "alive", "drift": [missing, foreign], "reconcile": record}
+    looking = {"id": "engine-2", "status": "alive", "drift": [], "reconcile": record}
+    fine = {"id": "engine-3", "status": "alive", "drift": [], "reconcile": None}
+    api.on("GET", "/v1/engines", Reply({"items": [differing, looking, fine], "next": None}))
+    lines = [line.split() for line in cli("engines", "--pool", "default").out.splitlines()]
+    assert api.seen[-1].query == {"limit": "100", "pool": "default"}
+    assert lines[1][:4] == ["engine-1", "alive", "missing", "greeter@1"]
+    assert lines[1][5:8] == ["3", "10:00:40", "adapter_corrupt"]
+    assert lines[2][:4] == ["engine-1", "alive", "foreign", "x@2"]
+    assert [line[:3] for line in lines[3:]] == [["engine-2", "alive", "looking"], ["engine-3", "alive", "-"]]
+    assert "1 foreign, 1 missing" in cli("ls", "engines").out
+
+
 def test_ops_lists_and_ops_with_an_id_shows(cli: Cli, api: FakeApi) -> None:
     failed = operation(
         "failed", error={"code": "engine_lost", "message": "gone"}, steps=[step("load", "undone")]

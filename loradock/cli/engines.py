@@ -1,0 +1,59 @@
+"""`loradock engines`: in what each engine differs from what is wanted of it, and how its repair goes."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from loradock.cli import text
+from loradock.cli.client import Document
+from loradock.cli.listing import Limit, fetch_page
+from loradock.cli.render import Column, print_table
+from loradock.cli.session import ApiUrl, AsJson, Token, open_session
+
+_COLUMNS = (
+    Column("ENGINE"), Column("STATUS", state=True), Column("DRIFT"), Column("SERVED NAME"), Column("SINCE", right=True),
+    Column("FAILED", right=True), Column("NEXT TRY"), Column("ERROR", shrinks=True),
+    Column("LAST LOOK", right=True, from_width=100),
+)  # fmt: skip
+
+
+def engines(
+    *,
+    pool: Annotated[str | None, typer.Option("--pool", metavar="POOL", help="Of this pool only.")] = None,
+    limit: Limit = 100,
+    api_url: ApiUrl = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Whether engines serve what is wanted of them: drift, and how its repair goes."""
+    with open_session(api_url, token, as_json=as_json) as session:
+        page = fetch_page(session, "/v1/engines", limit, pool=pool)
+        rows = [row for engine in page.get("items") or [] for row in _rows(engine)]
+        session.answer(page, lambda: print_table(session.out, _COLUMNS, rows, "no engines: loradock agent"))
+
+
+def drift_summary(engine: Document) -> str:
+    """An engine's drift in a word: how many of which kind, or that it is as wanted."""
+    kinds = [text.clean(one.get("kind")) for one in engine.get("drift") or []]
+    if kinds:
+        return ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
+    waiting = (engine.get("reconcile") or {}).get("wanted_since")
+    return "looking" if waiting and engine.get("status") == "alive" else "-"
+
+
+def _rows(engine: Document) -> Iterator[tuple[object, ...]]:
+    record = engine.get("reconcile") or {}
+    begin = engine.get("id"), engine.get("status")
+    look = text.age(record.get("last_look_at"))
+    drift = engine.get("drift") or []
+    if not drift:
+        failure = record.get("last_error") or {}
+        yield (*begin, drift_summary(engine), None, None, None, None, failure.get("code"), look)
+    for one in drift:
+        error = one.get("error") or {}
+        next_try = one.get("next_try_at")
+        yield (
+            *begin, one.get("kind"), one.get("served_name"), text.age(one.get("since")), one.get("attempts"),
+            text.clean(next_try)[11:19] if next_try else None, error.get("code"), look,
+        )  # fmt: skip
