@@ -11,7 +11,7 @@ from loradock.core.requests import EngineTarget, LoadPlan, OperationResult
 from loradock.registry import deployments, follow_ups
 from loradock.registry.database import Transaction
 from loradock.registry.engines import check_alive, lock_engines
-from loradock.registry.operations import about
+from loradock.registry.operations import about, take_lock_key
 from loradock.registry.runs import active, claim, end, ended
 from loradock.registry.tables import CardRow, DeploymentVersionRow, OperationRow
 
@@ -33,6 +33,8 @@ async def commit_load(
         return OperationResult.model_validate(operation.result)
     if not active(operation) or operation.state == OperationState.COMPENSATING:
         raise ended(operation)
+    if operation.request.get("replace"):
+        await take_lock_key(tx, operation.lock_key)  # an unload is asked for at the end
     if not ready:
         raise LoradockError("not_enough_engines", "no engine became ready")
     deployment = await deployments.lock(tx, plan.ref.adapter, plan.pool, operation.requested_by)

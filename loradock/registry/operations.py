@@ -29,6 +29,7 @@ _KIND_OF: Final = {
     LoadRequest: OperationKind.LOAD,
     UnloadRequest: OperationKind.UNLOAD,
 }
+
 _HOLD: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 7236270))")
 _HOLD_SHARED: Final = text(
     "SELECT pg_advisory_xact_lock_shared(hashtextextended(key, 7236270)) FROM unnest(CAST(:keys AS text[])) AS key"
@@ -132,8 +133,16 @@ async def hold_lock_keys(tx: Transaction, keys: Iterable[str]) -> None:
         await tx.session.execute(_HOLD_SHARED, {"keys": sorted_keys})
 
 
+async def take_lock_key(tx: Transaction, key: str) -> None:
+    """Keep everybody else from the key until the commit: for who asks for an operation, before its epoch is drawn.
+
+    It comes first in the order of locks: a transaction that ends one operation and asks for another takes it early.
+    """
+    await tx.session.execute(_HOLD, {"key": key})
+
+
 async def _insert(tx: Transaction, new: NewOperation) -> OperationRow | None:
-    await tx.session.execute(_HOLD, {"key": new.lock_key})  # before the row draws its epoch
+    await take_lock_key(tx, new.lock_key)
     values = {
         **new.model_dump(exclude={"actor"}),
         "state": OperationState.PENDING,
