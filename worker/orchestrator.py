@@ -83,7 +83,7 @@ def lifecycle_worker(
         OperationActivities(database),
         VersionActivities(database),
         CardActivities(database, signatures),
-        ReconcileActivities(database, rules or ReconcileRules()),
+        ReconcileActivities(database, rules or ReconcileRules(), signatures),
     )
     return Worker(
         client,
