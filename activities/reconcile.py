@@ -19,6 +19,7 @@ from activities.interface.reconcile import (
     ScanInput,
 )
 from loradock.core.reconcile import Look, Looked, Made, ReconcileRules, Scanned
+from loradock.core.signatures import SignatureRules
 from loradock.registry import fleet_scan, reconciling, repairs
 from loradock.registry.database import Database
 
@@ -28,11 +29,15 @@ class ReconcileActivities:
 
     Args:
         rules: how it goes about it.
+        signatures: which versions may be loaded: a repair loads no other.
     """
 
-    def __init__(self, database: Database, rules: ReconcileRules) -> None:
+    def __init__(
+        self, database: Database, rules: ReconcileRules, signatures: SignatureRules | None = None
+    ) -> None:
         self._database = database
         self._rules = rules
+        self._signatures = signatures
 
     @activity.defn(name=BEGIN_LOOK.name)
     async def begin_look(self, given: BeginLookInput) -> Look:
@@ -48,7 +53,13 @@ class ReconcileActivities:
         """
         async with self._database.transaction() as tx:
             return await reconciling.compare_and_begin(
-                tx, given.look, given.seen, self._rules, run_id=given.run_id, under_way=given.under_way
+                tx,
+                given.look,
+                given.seen,
+                self._rules,
+                run_id=given.run_id,
+                under_way=given.under_way,
+                signatures=self._signatures,
             )
 
     @activity.defn(name=MAKE_GOOD.name)

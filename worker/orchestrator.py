@@ -77,13 +77,15 @@ def lifecycle_worker(
     rules: ReconcileRules,
     *,
     signatures: SignatureRules | None = None,
+    *,
+    rules: ReconcileRules | None = None,
 ) -> Worker:
     """The worker on the lifecycle queue."""
     operations, versions, cards, reconcile = (
         OperationActivities(database),
         VersionActivities(database),
         CardActivities(database, signatures),
-        ReconcileActivities(database, rules),
+        ReconcileActivities(database, rules or ReconcileRules(), signatures),
     )
     return Worker(
         client,
@@ -159,8 +161,8 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
                     database,
                     collection,
                     executor,
-                    reconciler.rules(settings),
-                    signatures=signatures.rules,
+                    signatures.rules,
+                    rules=reconciler.rules(settings),
                 ),
                 transfer_worker(client, artifacts, executor),
             ]

@@ -114,8 +114,9 @@ class ReconcileStarter:
                 task_timeout=timedelta(seconds=5),
                 rpc_timeout=timedelta(seconds=5),
             )
-        except RPCError as error:
-            _log.warning("Temporal does not start the reconciler of %s: %s", engine, error.status.name)
+        except (RPCError, RuntimeError) as error:  # the SDK's RuntimeError: no connection was ever made
+            why = error.status.name if isinstance(error, RPCError) else "no connection"
+            _log.warning("Temporal does not start the reconciler of %s: %s", engine, why)
             return False
         return True
 

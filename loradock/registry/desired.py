@@ -5,7 +5,9 @@ from collections.abc import Collection
 from sqlalchemy import any_, or_, select
 
 from loradock.core.models import Model, VersionRef, VersionState
+from loradock.core.signatures import SignatureRecord
 from loradock.registry.database import Reader
+from loradock.registry.signatures import record_of
 from loradock.registry.tables import AdapterRow, DeploymentVersionRow, EngineRow, VersionRow
 from loradock.registry.versions import version_ref
 
@@ -15,11 +17,13 @@ class WantedVersion(Model):
 
     Attributes:
         ready: whether it can be loaded: published, and not deleted since.
+        signature: what is known of its signature.
     """
 
     ref: VersionRef
     rank: int
     ready: bool
+    signature: SignatureRecord | None = None
 
 
 async def wanted_on(tx: Reader, engines: Collection[str]) -> dict[str, list[WantedVersion]]:
@@ -40,5 +44,7 @@ async def wanted_on(tx: Reader, engines: Collection[str]) -> dict[str, list[Want
     found: dict[str, list[WantedVersion]] = {engine: [] for engine in engines}
     for engine, row in await tx.session.execute(query):
         ready = row.state == VersionState.READY
-        found[engine].append(WantedVersion(ref=version_ref(row), rank=row.rank, ready=ready))
+        known = record_of(row)
+        wanted_here = WantedVersion(ref=version_ref(row), rank=row.rank, ready=ready, signature=known)
+        found[engine].append(wanted_here)
     return found

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, exists, select, update
 from loradock.core.models import CardState, Failure, OperationKind
 from loradock.core.reconcile import EngineObservation, Look, Looked, ReconcileRules
 from loradock.core.requests import EngineTarget
+from loradock.core.signatures import SignatureRules
 from loradock.registry import drift, repairs
 from loradock.registry.audit import SYSTEM_ACTOR
 from loradock.registry.comparing import Difference, compare
@@ -68,15 +69,17 @@ async def compare_and_begin(
     *,
     run_id: str,
     under_way: Collection[str] = (),
+    signatures: SignatureRules | None = None,
 ) -> Looked:
     """Compare, take the traffic from what is not so, note the drift, and begin repairs.
 
     Args:
         run_id: of the workflow's run.
         under_way: names on which this workflow works already: they are left alone.
+        signatures: which versions may be loaded; none says any.
     """
     comparison = _Comparison(tx, look, seen, rules, set(under_way))
-    return await comparison.run(run_id)
+    return await comparison.run(run_id, signatures or SignatureRules())
 
 
 class _Comparison:
@@ -89,7 +92,7 @@ class _Comparison:
         self._rules = rules
         self._passed_over = under_way
 
-    async def run(self, run_id: str) -> Looked:
+    async def run(self, run_id: str, signatures: SignatureRules) -> Looked:
         tx, name = self._tx, self._look.engine
         adapters = await self._hold_adapters()
         found = (await lock_engines(tx, [name])).get(name)
@@ -115,7 +118,7 @@ class _Comparison:
         await self._forget_strays(engine, cards, wanted, busy)
         if any(drift.is_open(row, self._rules) for row in rows.values()):
             (await _record(tx, name)).drifted = True
-        ground = repairs.Ground(engine, target, self._rules, run_id, await tx.now())
+        ground = repairs.Ground(engine, target, self._rules, signatures, run_id, await tx.now())
         begun = await repairs.begin(tx, ground, differing, rows)
         return Looked(repairs=tuple(begun), waits=bool(waits))
 

@@ -12,6 +12,7 @@ from loradock.core.ids import new_repair_id
 from loradock.core.models import CardState, Failure, OperationKind, RunRef
 from loradock.core.reconcile import DriftKind, ForeignPolicy, Made, ReconcileRules, Repair
 from loradock.core.requests import EngineTarget
+from loradock.core.signatures import SignatureRules
 from loradock.registry.audit import SYSTEM_ACTOR
 from loradock.registry.comparing import Difference
 from loradock.registry.database import Transaction
@@ -41,12 +42,14 @@ class Ground:
 
     Attributes:
         engine: its row is locked.
+        signatures: which versions may be loaded at all.
         run_id: of the workflow's run.
     """
 
     engine: EngineRow
     target: EngineTarget
     rules: ReconcileRules
+    signatures: SignatureRules
     run_id: str
     now: datetime
 
@@ -74,7 +77,7 @@ async def begin(
 def _is_due(one: Difference, row: DriftRow, ground: Ground) -> bool:
     """Whether a repair may begin now; otherwise the row says why not, or when."""
     rules, now = ground.rules, ground.now
-    obstacle = _obstacle(one, ground.engine)
+    obstacle = _obstacle(one, ground)
     if obstacle is not None:
         row.failure = obstacle.model_dump(mode="json")
         row.next_try_at = now + timedelta(seconds=rules.backoff_max_seconds)
@@ -90,13 +93,17 @@ def _is_due(one: Difference, row: DriftRow, ground: Ground) -> bool:
     return row.next_try_at is None or row.next_try_at <= now
 
 
-def _obstacle(one: Difference, engine: EngineRow) -> Failure | None:
+def _obstacle(one: Difference, ground: Ground) -> Failure | None:
     """What can be told to be in the way without trying."""
-    wanted = one.wanted
+    wanted, engine = one.wanted, ground.engine
     if wanted is None:
         return None
     if not wanted.ready:
         return Failure(code="version_not_ready", message=f"{one.served_name} is not published any more")
+    rule = ground.signatures.rule_for(wanted.ref.adapter)
+    if not rule.admits(wanted.signature):
+        why = f"the policy does not let {one.served_name} be loaded (any more)"
+        return Failure(code="signature_required", message=why, details={"policy": rule.adapters})
     if wanted.rank > engine.max_lora_rank:
         why = f"rank {wanted.rank} is above engine {engine.id}'s highest, {engine.max_lora_rank}"
         return Failure(code="rank_too_high", message=why)

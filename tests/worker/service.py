@@ -58,7 +58,7 @@ class Service:
         artifacts = ArtifactActivities(staging, artifacts_store, TransferSlots(4))
         with ThreadPoolExecutor(100) as executor:
             collection = CollectionActivities(self.database, artifacts_store, staging)
-            lifecycle = lifecycle_worker(self.client, self.database, collection, executor, self.rules)
+            lifecycle = lifecycle_worker(self.client, self.database, collection, executor, rules=self.rules)
             async with lifecycle, transfer_worker(self.client, artifacts, executor):
                 yield
 
