@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from loradock.dev.engine_environment import EngineEnvironment
@@ -35,6 +36,10 @@ def engines(
         for name, more in variants.items()
     ]
     with running_vllms(engine_environment, *options) as engines:
+        for engine in engines:
+            # The first step compiles, in every worker: on a busy machine for longer than a test waits for an answer.
+            body = {"model": engine.base_model, "prompt": PROMPT, "max_tokens": 2}
+            httpx.post(f"{engine.url}/v1/completions", json=body, timeout=300).raise_for_status()
         yield dict(zip(variants, engines, strict=True))
 
 
