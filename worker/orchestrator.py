@@ -74,8 +74,6 @@ def lifecycle_worker(
     database: Database,
     collection: CollectionActivities,
     executor: ThreadPoolExecutor,
-    rules: ReconcileRules,
-    *,
     signatures: SignatureRules | None = None,
     *,
     rules: ReconcileRules | None = None,

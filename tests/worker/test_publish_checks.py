@@ -21,7 +21,6 @@ from loradock.artifacts.sources.registry import SourceSet
 from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.artifacts.stores.folder import FolderStore
-from loradock.core.reconcile import ReconcileRules
 from tests.api.conftest import api_database, client_of, live_parts, migrated_url
 from tests.artifacts.samples import make_adapter
 from worker import search_attributes
@@ -71,7 +70,7 @@ async def service(live_parts: ApiDependencies, tmp_path: Path) -> AsyncIterator[
     await search_attributes.register(temporal)
     with ThreadPoolExecutor(2) as executor:
         artifacts = ArtifactActivities(staging, store, TransferSlots(2))
-        lifecycle = lifecycle_worker(temporal, database, collection, executor, ReconcileRules())
+        lifecycle = lifecycle_worker(temporal, database, collection, executor)
         transfers = transfer_worker(temporal, artifacts, executor)
         async with lifecycle, transfers, client_of(create_app(live_parts)) as client:
             yield Service(client, sources, tmp_path / "store")
