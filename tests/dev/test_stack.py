@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from loradock.core.errors import LoradockError
 from loradock.dev.options import EngineKind, StackOptions
 from loradock.dev.run import run_dev
 try:
-    options = StackOptions(engine_kind=EngineKind.SIMULATED, project=Path(sys.argv[1]))
+    options = StackOptions(engine_kind=EngineKind.SIMULATED, project=Path(sys.argv[1]), restart_crashed=True)
     sys.exit(run_dev(options, Console()))
 except LoradockError as error:
     sys.exit(f"{error}")
@@ -97,8 +98,10 @@ def test_it_comes_up_serves_heals_and_stops_without_a_trace(tmp_path: Path) -> N
 
         addresses = (stack.root / "dev.json").read_bytes()
         os.kill(pids["engine-1"], signal.SIGKILL)
-        assert wait_until(lambda: "started again" in stack.output.read_text(), 60), stack.output.read_text()
-        assert "it is started again in" in stack.output.read_text()
+        again = re.compile(
+            r"engine-1 +crashed .* it is started again in .*engine-1 +ready .*started again$", re.S | re.M
+        )
+        assert wait_until(lambda: bool(again.search(stack.output.read_text())), 60), stack.output.read_text()
         assert (stack.root / "dev.json").read_bytes() == addresses
         assert httpx.get(f"{info['engines'][0]['url']}/health").status_code == 200
         pids = {**pids, "engine-1 of before": pids["engine-1"], **stack.pids()}
