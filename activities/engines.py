@@ -42,6 +42,9 @@ DRAIN_SLICE_SECONDS: Final = 2.0
 
 HEARTBEAT_SECONDS: Final = 3.0
 
+LOAD_RETRY_SECONDS: Final = 5.0
+"""Until the next try of a load that came too soon for an engine which does not say when."""
+
 WARM_UP_PROMPT: Final = "Hello"
 
 
@@ -77,7 +80,7 @@ class EngineActivities:
             given.ref, given.run, incarnation=given.target.incarnation, path=given.path, undo=given.undo
         )
         async with heartbeats():
-            loaded = await engine.load(command)
+            loaded = await _load_in_turn(engine, command)
             if loaded.adapter.state is AdapterState.DRAINING:
                 # An unload that was cut off left it so. Nobody else works on this adapter here: we hold its lock.
                 await engine.resume(ResumeCommand(**_words(given), undo=given.undo))
@@ -191,6 +194,18 @@ def _held(report: AdapterReport) -> HeldAdapter:
         serving=report.resident and report.state is AdapterState.SERVING,
         operation=report.operation,
     )
+
+
+async def _load_in_turn(engine: Engine, command: LoadCommand) -> LoadResult:
+    """Load, when the engine's operator limits how fast loads may follow each other: later, not never."""
+    while True:
+        try:
+            return await engine.load(command)
+        except LoradockError as error:
+            if error.code != "load_rate_limited":
+                raise
+            wait = float(error.details.get("retry_after", LOAD_RETRY_SECONDS))
+        await asyncio.sleep(wait)
 
 
 def _nothing_to_remove(error: LoradockError, given: UnloadAdapterInput) -> str | None:

@@ -135,6 +135,7 @@ CATALOG: Final[dict[str, ErrorSpec]] = {
     "int_id_conflict": _state(409, "The engine's number of this version belongs to another adapter there.", "Unload the foreign adapter from the engine."),
     "no_free_slot": _state(409, "The engine has no usable slot left.", "Unload a version, or start the engine with more --max-loras."),
     "drain_timeout": _state(409, "Requests were still running when the drain's time was over.", "Give a longer drain, or force the unload."),
+    "load_rate_limited": ErrorSpec(429, Fault.STATE, "The engine takes no load yet: its operator limits how fast they may follow each other.", "Nothing to do: it is tried again when the engine says; see LORADOCK_EXTENSION_LOADS_PER_MINUTE.", retryable=True),
     "adapter_not_loaded": _state(404, "The engine does not hold this adapter.", "Load it first."),
     "rank_too_high": _caller(422, "The adapter's rank is above the engine's --max-lora-rank.", "Start the engines with a higher --max-lora-rank, or train with a lower rank."),
     "adapter_corrupt": _caller(422, "The engine could not read the adapter's files.", "Publish the adapter again."),

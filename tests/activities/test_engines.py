@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from activities import engines as engine_activities
 from activities.engines import EngineActivities
 from activities.interface.hosts import HostInput, LoadAdapterInput, UnloadAdapterInput
+from loradock.core.errors import LoradockError
 from loradock.core.models import RunRef, VersionRef
 from loradock.engines import AdapterState, LoadCommand, LoadResult, VllmEngine
 from loradock.engines.simulated import Faults
@@ -105,6 +106,23 @@ async def test_a_load_that_takes_long_heartbeats(host: Host, monkeypatch: pytest
     bench = Bench()
     await bench.run(host.activities.load, host.load())
     assert len(bench.beats) >= 3
+
+
+async def test_a_load_that_the_engine_does_not_take_yet_waits_and_does_not_fail(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries, load = 0, host.engine.driver.load
+
+    async def too_soon(command: LoadCommand) -> LoadResult:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise LoradockError("load_rate_limited", "not yet", retry_after=0.01)
+        return await load(command)
+
+    monkeypatch.setattr(host.engine.driver, "load", too_soon)
+    loaded = await Bench().run(host.activities.load, host.load())
+    assert (loaded.outcome, tries) == ("loaded", 3)
 
 
 async def test_an_engine_that_answers_no_prompt_is_not_verified(host: Host) -> None:

@@ -1,7 +1,7 @@
 """The engines that the contract runs against."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -9,13 +9,18 @@ import pytest
 from pydantic import SecretStr
 
 from loradock.dev.engine_environment import EngineEnvironment
+from loradock.dev.ports import PortPool
 from loradock.dev.samples import Samples, reference_answers_now
 from loradock.engines import VllmEngine
 from loradock.engines.simulated import Faults, SimulatedEngine, create_app, serving, simulated_text
+from loradock_vllm.pace import LoadLimits
 from loradock_vllm.settings import ExtensionSettings
 from tests.engines.adapters import HIDDEN, write_adapter
+from tests.engines.one_process import OneProcess, server_processes
+from tests.engines.pair_contract import LOAD_PAUSE_SECONDS, Pair
 from tests.engines.world import Version, World
 from tests.fixtures.infra import VllmEngine as RunningVllm
+from tests.fixtures.infra import running_vllms, vllm_options
 
 TOKEN = "token-of-the-simulated-engine"
 TOKENS = 16
@@ -30,11 +35,19 @@ async def _world(
     host: Path,
     good: list[Path],
     expected: Callable[[Version | None, str], str],
+    process: int | None = None,
 ) -> AsyncIterator[World]:
+    """A client of the engine; of one of its server processes, where `process` names one."""
+
+    def transport() -> httpx.AsyncBaseTransport | None:
+        return None if process is None else OneProcess(url, token, process)
+
     # Certificates are never needed, and reading them takes longer than most tests.
     async with (
-        httpx.AsyncClient(trust_env=False, verify=False) as commands,
-        httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=60) as prompts,
+        httpx.AsyncClient(trust_env=False, verify=False, transport=transport()) as commands,
+        httpx.AsyncClient(
+            base_url=url, trust_env=False, verify=False, timeout=60, transport=transport()
+        ) as prompts,
     ):
         engine = VllmEngine(url, SecretStr(token), client=commands)
         yield World(engine, prompts, url, token, base_model, kind, host, good, expected, TOKENS)
@@ -65,6 +78,33 @@ async def simulated_world(simulated: SimulatedEngine, tmp_path: Path) -> AsyncIt
         _world(url, TOKEN, "tiny-llama", "simulated", tmp_path / "host", good, expected) as world,
     ):
         yield world
+
+
+@pytest.fixture
+async def simulated_pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    """A simulated engine with two ranks and two server processes, which here share one loop."""
+    engine = SimulatedEngine(
+        base_model="tiny-llama", max_loras=3, max_lora_rank=16, hidden_size=HIDDEN, ranks=2, api_servers=2,
+        faults=Faults(token_seconds=0.002),
+    )  # fmt: skip
+    settings = ExtensionSettings(
+        token=TOKEN, runtime_folder=tmp_path / "run", load_limits=LoadLimits(pause_seconds=LOAD_PAUSE_SECONDS)
+    )
+    good = [write_adapter(tmp_path / "good" / str(number), rank=4 + number) for number in range(3)]
+
+    def expected(version: Version | None, prompt: str) -> str:
+        return simulated_text(version.digest if version else None, prompt, TOKENS)
+
+    def world(url: str) -> contextlib.AbstractAsyncContextManager[World]:
+        return _world(url, TOKEN, "tiny-llama", "simulated", tmp_path / "host", good, expected)
+
+    async with (
+        serving(create_app(engine, settings=settings)) as first,
+        serving(create_app(engine.sibling(), settings=settings)) as second,
+        world(first) as one,
+        world(second) as other,
+    ):
+        yield Pair(one, other)
 
 
 @pytest.fixture(scope="session")
@@ -98,3 +138,53 @@ async def vllm_world(
     """The session's real vLLM."""
     async with real_world(vllm_engine, tiny_model, reference, tmp_path / "host") as world:
         yield world
+
+
+@pytest.fixture(scope="module")
+def resolver_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a plugin of `vllm_of_two` looks for adapters by the names of requests."""
+    return tmp_path_factory.mktemp("resolved")
+
+
+@pytest.fixture(scope="module")
+def vllm_of_two(
+    engine_environment: EngineEnvironment,
+    tiny_model: Samples,
+    resolver_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    _infra_ports: PortPool,
+) -> Iterator[RunningVllm]:
+    """A real vLLM with two data parallel ranks and, as vLLM does it then, two API server processes."""
+    name = "vllm-of-two"
+    variables = {
+        "LORADOCK_EXTENSION_LOAD_PAUSE_SECONDS": str(LOAD_PAUSE_SECONDS),
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600",
+        "VLLM_PLUGINS": "lora_filesystem_resolver",
+        "VLLM_LORA_RESOLVER_CACHE_DIR": str(resolver_folder),
+    }
+    options = vllm_options(
+        name, tiny_model, tmp_path_factory.mktemp(name), _infra_ports, ranks=2, variables=variables
+    )
+    with running_vllms(engine_environment, options) as engines:
+        yield engines[0]
+
+
+@pytest.fixture
+async def vllm_pair(
+    vllm_of_two: RunningVllm, tiny_model: Samples, reference: dict[str, dict[str, str]], tmp_path: Path
+) -> AsyncIterator[Pair]:
+    """That engine, through each of its processes, empty before and after."""
+    good = list(tiny_model.adapters.values())
+    url, token = vllm_of_two.url, vllm_of_two.token
+
+    def expected(version: Version | None, prompt: str) -> str:
+        return reference[version.source.name if version else ""][prompt]
+
+    def world(process: int) -> contextlib.AbstractAsyncContextManager[World]:
+        host, base = tmp_path / "host", vllm_of_two.base_model
+        return _world(url, token, base, "vllm", host, good, expected, process)
+
+    first, second = await server_processes(url, token, 2)
+    async with world(first) as one, world(second) as other:
+        yield Pair(one, other)
+        await one.clean()

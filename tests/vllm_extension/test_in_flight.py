@@ -68,6 +68,7 @@ async def test_an_abort_asks_first_and_cancels_what_does_not_listen(monkeypatch:
 
     tasks = [asyncio.create_task(request(listens)) for listens in (True, False)]
     await asyncio.sleep(0)
-    assert await counts.abort("a@1", 30)
+    await counts.abort_own("a@1")
+    assert await counts.wait_idle("a@1", 30)
     await asyncio.gather(*tasks)
     assert ends == ["asked", "cancelled"]

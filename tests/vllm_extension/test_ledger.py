@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import pytest
@@ -6,7 +7,8 @@ from hypothesis import strategies as st
 
 from loradock_vllm.commands import LoadCommand
 from loradock_vllm.errors import ExtensionError
-from loradock_vllm.ledger import AdapterState, Ledger
+from loradock_vllm.fences import Fences
+from loradock_vllm.ledger import NOTHING_RESIDENT, AdapterState, Ledger, Resident
 
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 
@@ -77,12 +79,12 @@ def test_discarding_an_adapter_that_was_replaced_touches_nothing() -> None:
 def test_a_resume_ends_every_drain_before_it() -> None:
     ledger = Ledger()
     adapter = ledger.add(load())
-    first = ledger.start_drain(adapter)
-    assert ledger.start_drain(adapter) == first
+    first = ledger.start_drain("greeter@1").generation
+    assert ledger.start_drain("greeter@1").generation == first
     assert adapter.state is AdapterState.DRAINING
-    ledger.resume(adapter)
+    ledger.resume("greeter@1")
     assert adapter.state is AdapterState.SERVING
-    assert ledger.start_drain(adapter) != first
+    assert ledger.start_drain("greeter@1").generation != first
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a@1", "b@1"]), st.integers(0, 5))))
@@ -95,7 +97,7 @@ def test_no_epoch_below_the_highest_of_its_name_is_ever_admitted(calls: list[tup
         else:
             ledger.fence(load(name, epoch=epoch))
         highest[name] = max(highest[name], epoch)
-        assert ledger.epoch(name) == highest[name]
+        assert ledger.fences.epoch(name) == highest[name]
 
 
 def test_a_call_that_was_on_its_way_too_long_is_refused_once_its_run_puts_back() -> None:
@@ -114,3 +116,48 @@ def test_a_reset_or_a_later_operation_goes_forward_after_an_undo() -> None:
     ledger.fence(load(epoch=5, run_id="a", undo=True))
     ledger.fence(load(epoch=5, run_id="b"))
     ledger.fence(load(epoch=6, run_id="c"))
+
+
+def test_a_load_that_is_cut_off_leaves_its_id_to_be_cleaned_up() -> None:
+    ledger = Ledger()
+    ledger.begin_load(load(), NOTHING_RESIDENT, 0.0)
+    assert ledger.leftovers() == {1}
+    assert code_of(ledger, load("greeter@2", digest=TWO)) == "int_id_conflict"
+    ledger.add(load())
+    assert ledger.leftovers() == set()
+
+
+def test_a_reload_of_what_is_held_is_never_cleaned_up_as_a_leftover() -> None:
+    ledger = Ledger()
+    ledger.add(load())
+    ledger.begin_load(load(), NOTHING_RESIDENT, 0.0)
+    assert ledger.leftovers() == set()
+
+
+def test_no_two_adapters_held_are_counted_together() -> None:
+    ledger = Ledger()
+    first, second = ledger.add(load("a@1", 1)), ledger.add(load("b@1", 2))
+    assert 0 not in {first.cell, second.cell}
+    assert first.cell != second.cell
+    ledger.discard(first)
+    assert ledger.add(load("c@1", 3)).cell == first.cell
+
+
+def test_a_ledger_that_was_written_down_is_the_same_when_it_is_read() -> None:
+    ledger = Ledger()
+    ledger.fence(load(epoch=4))
+    ledger.add(load(epoch=4))
+    ledger.start_drain("greeter@1")
+    ledger.note_leftover(7, TWO)
+    ledger.begin_load(load("b@1", 2, TWO), Resident(frozenset({1}), frozenset({1, 7})), 12.5)
+    head, tail = json.loads(json.dumps(ledger.dump())), json.loads(json.dumps(ledger.fences.dump()))
+    read = Ledger.read(head, Fences.read(tail))
+    assert read.adapters() == ledger.adapters()
+    assert (read.loading, read.leftovers(), read.recent_loads) == (
+        ledger.loading,
+        ledger.leftovers(),
+        ledger.recent_loads,
+    )
+    assert (read.dump(), read.fences.dump()) == (ledger.dump(), ledger.fences.dump())
+    with pytest.raises(ExtensionError):
+        read.fence(load(epoch=3))

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from loradock_vllm.errors import ConfigurationError
+from loradock_vllm.pace import LoadLimits
 from loradock_vllm.settings import DEFAULT_MAX_BODY_BYTES, ExtensionSettings
 
 TOKEN = "0123456789abcdef"
@@ -38,6 +39,10 @@ def test_the_token_is_in_no_representation() -> None:
         {"LORADOCK_EXTENSION_TOKEN": TOKEN, "LORADOCK_EXTENSION_USABLE_SLOTS": "many"},
         {"LORADOCK_EXTENSION_TOKEN": TOKEN, "LORADOCK_EXTENSION_USABLE_SLOTS": "-1"},
         {"LORADOCK_EXTENSION_TOKEN": TOKEN, "LORADOCK_EXTENSION_MAX_BODY_BYTES": "0"},
+        {"LORADOCK_EXTENSION_TOKEN": TOKEN, "LORADOCK_EXTENSION_LOADS_PER_MINUTE": "0"},
+        {"LORADOCK_EXTENSION_TOKEN": TOKEN, "LORADOCK_EXTENSION_LOAD_PAUSE_SECONDS": "-1"},
+        {"LORADOCK_EXTENSION_TOKEN": TOKEN, "LORADOCK_EXTENSION_LOAD_PAUSE_SECONDS": "nan"},
+        {"LORADOCK_EXTENSION_TOKEN": TOKEN, "LORADOCK_EXTENSION_RUNTIME_FOLDER": "relative"},
         {"LORADOCK_EXTENSION_TOKEN": TOKEN, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"},
         {"LORADOCK_EXTENSION_TOKEN": TOKEN, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
         {"LORADOCK_EXTENSION_TOKEN": TOKEN, "VLLM_SKIP_MODEL_NAME_VALIDATION": "1"},
@@ -49,6 +54,18 @@ def test_a_setting_that_is_wrong_or_unsafe_is_refused_without_telling_the_token(
     with pytest.raises(ConfigurationError) as caught:
         ExtensionSettings.from_environment(environment)
     assert TOKEN[:-1] not in str(caught.value)
+
+
+def test_the_pace_of_loads_and_the_meeting_place_can_be_set() -> None:
+    environment = {
+        "LORADOCK_EXTENSION_TOKEN": TOKEN,
+        "LORADOCK_EXTENSION_LOAD_PAUSE_SECONDS": "0.5",
+        "LORADOCK_EXTENSION_LOADS_PER_MINUTE": "6",
+        "LORADOCK_EXTENSION_RUNTIME_FOLDER": "/run/loradock",
+    }
+    settings = ExtensionSettings.from_environment(environment)
+    assert settings.load_limits == LoadLimits(pause_seconds=0.5, per_minute=6)
+    assert settings.runtime_folder == Path("/run/loradock")
 
 
 def test_vllm_s_own_switches_may_be_off() -> None:

@@ -80,10 +80,18 @@ async def test_without_enable_lora_the_state_answers_and_a_load_is_not_supported
     assert await refusal(VllmBinding(server(lora=False))) == "engine_not_supported"
 
 
-async def test_several_api_processes_are_told_and_a_load_is_not_supported() -> None:
-    binding = VllmBinding(server(api_servers=2))
-    assert any("--api-server-count" in text for text in binding.facts.limitations)
-    assert await refusal(binding) == "engine_not_supported"
+def test_several_api_processes_are_told() -> None:
+    assert VllmBinding(server(api_servers=2)).facts.api_servers == 2
+    assert VllmBinding(server()).facts.api_servers == 1
+
+
+async def test_a_plugin_that_brings_adapters_at_a_request_is_switched_off() -> None:
+    """H9: one would bring back under its name what was unloaded."""
+    state = server()
+    state.openai_serving_models.lora_resolvers = [SimpleNamespace()]
+    binding = VllmBinding(state)
+    assert state.openai_serving_models.lora_resolvers == []
+    assert any("resolver" in text for text in binding.facts.limitations)
 
 
 @pytest.mark.parametrize("missing", ["engine_client", "openai_serving_models"])

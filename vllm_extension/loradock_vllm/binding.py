@@ -17,6 +17,9 @@ class EngineFacts:
         max_loras: adapter slots.
         usable_slots: slots that can be used without harm.
         max_lora_rank: the highest rank that a slot can take.
+        api_servers: how many server processes answer for the engine.
+        data_parallel_ranks: how many copies of the model the server sends requests to.
+        port: where the server listens; with its processes' common parent it tells one engine of a host from another.
         missing: what this version lacks for loading and unloading; empty when all is there.
         limitations: sentences for people.
         capabilities: what this engine can do beyond what all can, as words of the state.
@@ -32,6 +35,9 @@ class EngineFacts:
     max_loras: int
     usable_slots: int
     max_lora_rank: int
+    api_servers: int = 1
+    data_parallel_ranks: int = 1
+    port: int = 0
     missing: tuple[str, ...] = ()
     limitations: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
@@ -48,14 +54,14 @@ class EngineBinding(Protocol):
     async def prepare(self) -> None:
         """Find out what only the running engine can tell, which may change the facts once. Never raises."""
 
-    async def list_ids(self) -> set[int]:
-        """The int ids that are resident in the engine now."""
+    async def list_ranks(self) -> list[set[int]]:
+        """The int ids that are resident now, on each data parallel rank; an engine without such ranks is one."""
 
     async def add(self, name: str, int_id: int, path: str) -> bool:
-        """Load an adapter into the engine; nothing is served under its name yet."""
+        """Load an adapter into every rank, and return when all have answered; nothing is served under its name yet."""
 
     async def remove(self, int_id: int) -> bool:
-        """Take an adapter out of the engine."""
+        """Take an adapter out of every rank."""
 
     def bind_name(self, name: str, int_id: int, path: str) -> None:
         """Have admitted requests for `name` answered by the adapter `int_id`."""

@@ -3,21 +3,27 @@
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable, Coroutine
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
-from loradock_vllm.binding import EngineBinding, EngineFacts
+from loradock_vllm.binding import EngineBinding
 from loradock_vllm.commands import Command, DrainCommand, LoadCommand, ResumeCommand, UnloadCommand
 from loradock_vllm.errors import ExtensionError
 from loradock_vllm.in_flight import InFlight
 from loradock_vllm.ledger import Adapter, Ledger
+from loradock_vllm.loading import Loader
+from loradock_vllm.pace import LoadLimits
+from loradock_vllm.record import LocalRecord, Record
+from loradock_vllm.report import Reporter
 from loradock_vllm.residency import Residency
-from loradock_vllm.version import __version__
+from loradock_vllm.served_names import ServedNames
 
-ABORT_SECONDS: Final = 10.0
-"""How long aborted requests may take to end after their tasks were cancelled."""
+ABORT_SECONDS: Final = 12.0
+"""How long aborted requests may take to end: first by themselves, then with their tasks cancelled."""
+
+PACE_SECONDS: Final = 30.0
+"""How long a load that comes too soon waits before it is told to come again."""
 
 T = TypeVar("T")
 
@@ -26,43 +32,61 @@ logger = logging.getLogger("vllm.loradock")
 
 
 class Controller:
-    """The one that changes the engine behind this server process.
+    """The one that changes the engine behind this server process, and knows what its sibling processes do.
 
     Args:
         binding: the engine.
         usable_slots: another number than the engine's own idea of it; never above its `max_loras`.
+        record: what all server processes of the engine know in common; its own when there is only this one.
+        limits: how soon after one another loads may begin.
     """
 
-    def __init__(self, binding: EngineBinding, usable_slots: int | None = None) -> None:
-        self.incarnation = str(uuid.uuid4())
-        self.ledger = Ledger()
-        self.in_flight = InFlight()
+    def __init__(
+        self,
+        binding: EngineBinding,
+        usable_slots: int | None = None,
+        record: Record | None = None,
+        limits: LoadLimits | None = None,
+    ) -> None:
+        self.record = record or LocalRecord()
+        self.usable_slots = binding.facts.usable_slots
+        if usable_slots is not None:
+            self.usable_slots = min(usable_slots, binding.facts.max_loras)
         self._binding = binding
-        self._residency = Residency(binding, self.ledger)
-        self._usable_override = usable_slots
-        self._engine_lock = asyncio.Lock()
+        self._names = ServedNames(binding)
+        self._residency = Residency(binding, self.record)
+        parts = (binding, self.record, self._residency, self.usable_slots, limits or LoadLimits())
+        self._loader = Loader(*parts)
+        self._reporter = Reporter(*parts)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._loading: int | None = None
+        self._aborting: set[str] = set()
+        self.record.watch(self._follow)
 
     @property
-    def facts(self) -> EngineFacts:
-        """What does not change while the engine runs."""
-        return self._binding.facts
+    def incarnation(self) -> str:
+        """New at every start of the engine."""
+        return self.record.incarnation
 
     @property
-    def usable_slots(self) -> int:
-        """How many adapters may be resident."""
-        if self._usable_override is None:
-            return self.facts.usable_slots
-        return min(self._usable_override, self.facts.max_loras)
+    def in_flight(self) -> InFlight:
+        """The running requests."""
+        return self.record.in_flight
 
     def knows_model(self, name: str) -> bool:
         """Whether some model of this server has this name: base model, ours, or another's adapter."""
         return (
-            name in self.facts.base_models
-            or self.ledger.get(name) is not None
+            name in self._binding.facts.base_models
+            or self.record.ledger.get(name) is not None
             or name in self._binding.foreign_names()
         )
+
+    def catch_up(self) -> None:
+        """Have what sibling processes changed be true here too.
+
+        Raises:
+            ExtensionError: `engine_error` when this process cannot know it: it must not serve anything.
+        """
+        _ = self.record.ledger
 
     async def state(self) -> dict[str, Any]:
         """What the engine really holds, beside what the ledger believes.
@@ -70,29 +94,28 @@ class Controller:
         Raises:
             ExtensionError: `engine_error` when the engine does not tell.
         """
-        facts = self.facts
-        # An engine that is adding an adapter answers nothing else meanwhile: what it held before must do for so long.
-        resident = await self._residency.known_ids(busy=self._loading is not None) if facts.lora else set()
-        known = self.ledger.int_ids()
-        loading = {self._loading} if self._loading is not None else set()
-        taken = resident | known | loading | set(self._binding.foreign_names().values())
-        return {
-            "incarnation": self.incarnation,
-            "extension_version": __version__,
-            "engine": {"kind": facts.kind, "version": facts.version, "tested": facts.tested},
-            "base_model": facts.base_models[0] if facts.base_models else "",
-            "base_config": dict(facts.base_config) or None,
-            "max_loras": facts.max_loras,
-            "usable_slots": self.usable_slots,
-            "free_slots": max(0, self.usable_slots - len(taken)),
-            "max_lora_rank": facts.max_lora_rank,
-            "device": facts.device,
-            "capabilities": self._capabilities(),
-            "limitations": list(facts.limitations),
-            "adapters": [self._describe(adapter, resident) for adapter in self.ledger.adapters()],
-            "foreign_int_ids": sorted(resident - known - loading),
-            "in_flight_base": self.in_flight.base,
-        }
+        return await self._reporter.state()
+
+    def _follow(self, ledger: Ledger) -> None:
+        """The ledger has changed, here or in a sibling process: this process's names and requests follow."""
+        self._names.follow(ledger)
+        for adapter in ledger.adapters():
+            if adapter.aborting and self.in_flight.count_own(adapter.served_name):
+                self._abort(adapter.served_name)
+
+    def _abort(self, name: str) -> None:
+        if name in self._aborting:
+            return
+        self._aborting.add(name)
+        logger.warning("aborting %d requests for %s", self.in_flight.count_own(name), name)
+        task = self._keep(self.in_flight.abort_own(name))
+        task.add_done_callback(lambda _: self._aborting.discard(name))
+
+    def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def load(self, command: LoadCommand) -> dict[str, Any]:
         """Load an adapter, or find that it is loaded.
@@ -104,7 +127,16 @@ class Controller:
                 leftover is remembered and removed before the next load.
         """
         self._admit(command)
-        return await self._exclusive(lambda: self._load(command))
+        deadline = time.monotonic() + PACE_SECONDS
+        while True:
+            try:
+                return await self._exclusive(lambda: self._load(command))
+            except ExtensionError as error:
+                wait = error.details.get("retry_after", 0.0)
+                if error.code != "load_rate_limited" or time.monotonic() + wait > deadline:
+                    raise
+            # Without the lock: what is not a load goes on meanwhile.
+            await asyncio.sleep(wait)
 
     async def drain(self, command: DrainCommand) -> dict[str, Any]:
         """Refuse new requests for a name and wait a while for the running ones.
@@ -112,11 +144,8 @@ class Controller:
         Raises:
             ExtensionError: `adapter_not_loaded`, or what every call may meet.
         """
-        self._admit(command)
-        adapter = await self._held(command)
-        if adapter is None:
+        if await self._start_drain(command) is None:
             raise ExtensionError("adapter_not_loaded", f"{command.served_name} is not loaded here")
-        self.ledger.start_drain(adapter)
         idle = await self.in_flight.wait_idle(command.served_name, command.wait_seconds)
         return {
             "outcome": "drained" if idle else "draining",
@@ -142,120 +171,82 @@ class Controller:
                 what every call may meet.
         """
         started = time.monotonic()
-        self._admit(command)
-        adapter = await self._held(command)
+        adapter = await self._start_drain(command, command.only_operation)
         if adapter is None:
             return _unloaded("not_loaded", started)
-        if command.only_operation is not None and adapter.operation != command.only_operation:
+        if command.only_operation not in (None, adapter.operation):
             return _unloaded("not_owned", started)
-        generation = self.ledger.start_drain(adapter)
-        await self._wait_for_requests(command, adapter, generation)
-        outcome = await self._exclusive(lambda: self._unload(command, adapter, generation))
+        await self._wait_for_requests(command, adapter)
+        outcome = await self._exclusive(lambda: self._unload(command, adapter))
         return _unloaded(outcome, started)
 
     def _admit(self, command: Command) -> None:
+        with self._change(command):
+            pass
+
+    def _change(self, command: Command) -> AbstractContextManager[Ledger]:
+        """Change the ledger for a call that means this engine and does not come too late."""
         if command.incarnation != self.incarnation:
             raise ExtensionError(
                 "incarnation_mismatch",
                 "the call means another life of this engine",
                 incarnation=self.incarnation,
             )
-        self.ledger.fence(command)
+        return self.record.change(command)
 
-    async def _held(self, command: Command) -> Adapter | None:
-        """The adapter of the name; one whose load is under way is waited for."""
-        held = self.ledger.get(command.served_name)
-        if held is None:
-            async with self._engine_lock:
-                self._admit(command)
-                held = self.ledger.get(command.served_name)
-        return held
+    async def _start_drain(self, command: Command, only_operation: str | None = None) -> Adapter | None:
+        """The name's adapter, draining unless another operation has loaded it; None when there is none."""
+        adapter = self._drain_now(command, only_operation)
+        if adapter is None and self.record.engine_lock.locked():
+            # Its load may be under way: that is waited for.
+            await self.record.engine_lock.acquire()
+            self.record.engine_lock.release()
+            adapter = self._drain_now(command, only_operation)
+        return adapter
+
+    def _drain_now(self, command: Command, only_operation: str | None) -> Adapter | None:
+        with self._change(command) as ledger:
+            held = ledger.get(command.served_name)
+            if held is None or only_operation not in (None, held.operation):
+                return held
+            return ledger.start_drain(command.served_name)
 
     async def _exclusive(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run `work` when no other work runs. Once begun it ends, even if the caller is cancelled."""
-        await self._engine_lock.acquire()
+        """Run `work` when no other work runs, in any process. Once begun it ends, even if the caller is cancelled."""
+        await self.record.engine_lock.acquire()
         # No await may come between the acquisition and the task that releases it.
-        task = asyncio.create_task(self._release_after(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        return await asyncio.shield(self._keep(self._release_after(work)))
 
     async def _release_after(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         try:
             return await work()
         finally:
-            self._engine_lock.release()
+            self.record.engine_lock.release()
 
     async def _load(self, command: LoadCommand) -> dict[str, Any]:
         started = time.monotonic()
         # Asked again: a later operation may have come while this one waited for its turn.
         self._admit(command)
-        self._require_lora()
-        held = self.ledger.match(command)
-        if held is not None and held.int_id in await self._residency.list_ids():
-            return self._loaded("already_loaded", held, started)
-        await self._check_load(command, held)
-        self._loading = command.int_id
-        try:
-            await self._residency.add(command)
-        finally:
-            self._loading = None
-        adapter = held or self.ledger.add(command)
-        adapter.path = command.path
-        if not adapter.detached:
-            self._binding.bind_name(adapter.served_name, adapter.int_id, adapter.path)
-        logger.info("loaded %s (int id %d, %s)", adapter.served_name, adapter.int_id, adapter.digest)
-        return self._loaded("loaded", adapter, started)
-
-    def _require_lora(self) -> None:
-        facts = self.facts
-        if not facts.lora:
-            raise ExtensionError("engine_not_supported", "this engine was started without --enable-lora")
-        if facts.missing:
-            raise ExtensionError(
-                "engine_not_supported",
-                f"{facts.kind} {facts.version} cannot do this here: {'; '.join(facts.missing)}",
-                missing=list(facts.missing),
-            )
-
-    async def _check_load(self, command: LoadCommand, held: Adapter | None) -> None:
-        """All that can be told before the engine is touched."""
-        name = command.served_name
-        foreign = self._binding.foreign_names()
-        if name in foreign or name in self.facts.base_models:
-            raise ExtensionError("adapter_conflict", f"the server has another model named {name}")
-        if not await asyncio.to_thread((Path(command.path) / "adapter_config.json").is_file):
-            raise ExtensionError("artifact_missing", f"no adapter_config.json in {command.path}")
-        await self._residency.remove_leftovers()
-        resident = await self._residency.list_ids()
-        if command.int_id in resident or command.int_id in foreign.values():
-            raise ExtensionError(
-                "int_id_conflict", f"int id {command.int_id} is resident in the engine for another adapter"
-            )
-        held_ids = self.ledger.int_ids() - ({held.int_id} if held else set())
-        taken = len(resident | held_ids | set(foreign.values()))
-        if taken >= self.usable_slots:
-            raise ExtensionError(
-                "no_free_slot",
-                f"{taken} adapters are resident and {self.usable_slots} slots are usable",
-                resident=taken,
-                usable_slots=self.usable_slots,
-            )
+        outcome, adapter = await self._loader.load(command)
+        return {
+            "outcome": outcome,
+            "incarnation": self.incarnation,
+            "adapter": self._reporter.describe(adapter, resident=True),
+            "seconds": round(time.monotonic() - started, 6),
+        }
 
     async def _resume(self, command: ResumeCommand) -> dict[str, Any]:
         self._admit(command)
-        adapter = self.ledger.require(command.served_name)
-        if adapter.detached:
-            if adapter.int_id not in await self._residency.list_ids():
-                self.ledger.discard(adapter)
-                raise ExtensionError(
-                    "adapter_not_loaded", f"{command.served_name} was removed from the engine"
-                )
-            self._binding.bind_name(adapter.served_name, adapter.int_id, adapter.path)
-        self.ledger.resume(adapter)
+        adapter = self.record.ledger.require(command.served_name)
+        if adapter.detached and adapter.int_id not in (await self._residency.list_ids()).everywhere:
+            with self.record.change() as ledger:
+                ledger.discard(adapter)
+            raise ExtensionError("adapter_not_loaded", f"{command.served_name} was removed from the engine")
+        with self._change(command) as ledger:
+            ledger.resume(command.served_name)
         return {"outcome": "serving"}
 
-    async def _wait_for_requests(self, command: UnloadCommand, adapter: Adapter, generation: int) -> None:
+    async def _wait_for_requests(self, command: UnloadCommand, adapter: Adapter) -> None:
         name = command.served_name
         if await self.in_flight.wait_idle(name, command.drain_seconds):
             return
@@ -266,68 +257,43 @@ class Controller:
                 f"{running} requests for {name} still run after {command.drain_seconds:g} s; it stays draining",
                 in_flight=running,
             )
-        if not self._still_drains(command, adapter, generation):
-            return
-        logger.warning("aborting %d requests for %s", running, name)
-        if not await self.in_flight.abort(name, ABORT_SECONDS):
+        with self._change(command) as ledger:
+            if not _still_drains(ledger, adapter):
+                return
+            ledger.start_abort(adapter)
+        if not await self.in_flight.wait_idle(name, ABORT_SECONDS):
             left = self.in_flight.count(name)
             raise ExtensionError("unload_failed", f"{left} requests for {name} do not end", in_flight=left)
 
-    def _still_drains(self, command: Command, adapter: Adapter, generation: int) -> bool:
-        """After a wait: whether the adapter is still held, and draining for this call.
-
-        Raises:
-            ExtensionError: `stale_epoch` when a later operation took over, `adapter_conflict` after a resume.
-        """
-        self._admit(command)
-        if self.ledger.get(command.served_name) is not adapter:
-            return False
-        if adapter.generation != generation:
-            raise ExtensionError("adapter_conflict", f"{command.served_name} was resumed while it drained")
-        return True
-
-    async def _unload(self, command: UnloadCommand, adapter: Adapter, generation: int) -> str:
-        if not self._still_drains(command, adapter, generation):
-            return "not_loaded"
-        adapter.detached = True
-        self._binding.unbind_name(adapter.served_name)
+    async def _unload(self, command: UnloadCommand, adapter: Adapter) -> str:
+        with self._change(command) as ledger:
+            if not _still_drains(ledger, adapter):
+                return "not_loaded"
+            # From here on no process has the name in its table.
+            ledger.detach(adapter)
         if not await self._residency.remove(adapter.int_id):
             raise ExtensionError(
                 "unload_failed",
                 f"{adapter.served_name} is still resident after its removal; it stays refused",
                 int_id=adapter.int_id,
             )
-        self.ledger.discard(adapter)
+        with self.record.change() as ledger:
+            ledger.discard(adapter)
         logger.info("unloaded %s (int id %d)", adapter.served_name, adapter.int_id)
         return "unloaded"
 
-    def _capabilities(self) -> list[str]:
-        always = ["in_flight", "expectations"]
-        if not self.facts.lora or self.facts.missing:
-            return always
-        return ["load", "unload", "drain", "resume", "abort", *self.facts.capabilities, *always]
 
-    def _describe(self, adapter: Adapter, resident: set[int]) -> dict[str, Any]:
-        return {
-            "served_name": adapter.served_name,
-            "digest": adapter.digest,
-            "int_id": adapter.int_id,
-            "path": adapter.path,
-            "state": adapter.state.value,
-            "in_flight": self.in_flight.count(adapter.served_name),
-            "resident": adapter.int_id in resident,
-            "operation": adapter.operation,
-            "epoch": self.ledger.epoch(adapter.served_name),
-            "loaded_at": adapter.loaded_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        }
+def _still_drains(ledger: Ledger, adapter: Adapter) -> bool:
+    """After a wait: whether the adapter is still held, and draining as it was when the wait began.
 
-    def _loaded(self, outcome: str, adapter: Adapter, started: float) -> dict[str, Any]:
-        return {
-            "outcome": outcome,
-            "incarnation": self.incarnation,
-            "adapter": self._describe(adapter, {adapter.int_id}),
-            "seconds": round(time.monotonic() - started, 6),
-        }
+    Raises:
+        ExtensionError: `adapter_conflict` after a resume.
+    """
+    if not ledger.holds(adapter):
+        return False
+    if ledger.require(adapter.served_name).generation != adapter.generation:
+        raise ExtensionError("adapter_conflict", f"{adapter.served_name} was resumed while it drained")
+    return True
 
 
 def _unloaded(outcome: str, started: float) -> dict[str, Any]:

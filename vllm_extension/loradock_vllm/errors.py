@@ -29,6 +29,7 @@ CODES: Final[dict[str, CodeSpec]] = {
     "int_id_conflict": CodeSpec(409, "busy"),
     "no_free_slot": CodeSpec(409, "busy"),
     "drain_timeout": CodeSpec(409, "busy"),
+    "load_rate_limited": CodeSpec(429, "busy"),
     "adapter_not_loaded": CodeSpec(404, "caller"),
     "artifact_missing": CodeSpec(422, "caller"),
     "rank_too_high": CodeSpec(422, "caller"),

@@ -14,11 +14,12 @@ GRACE_SECONDS: Final = 2.0
 class Ticket:
     """One running request."""
 
-    __slots__ = ("_on_abort", "aborted", "name", "task")
+    __slots__ = ("_on_abort", "aborted", "cell", "name", "task")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.aborted = False
+        self.cell: int | None = None
         self.task = asyncio.current_task()
         self._on_abort: Callable[[], None] | None = None
 
@@ -36,7 +37,7 @@ class Ticket:
 
 
 class InFlight:
-    """The running requests of one server process."""
+    """The running requests: of one server process, which is the only one of its engine."""
 
     def __init__(self) -> None:
         self._running: dict[str, set[Ticket]] = {}
@@ -50,6 +51,10 @@ class InFlight:
 
     def count(self, name: str) -> int:
         """How many requests run for this name."""
+        return self.count_own(name)
+
+    def count_own(self, name: str) -> int:
+        """How many requests run for this name in this process."""
         return len(self._running.get(name, ()))
 
     def enter_base(self) -> None:
@@ -96,16 +101,12 @@ class InFlight:
                 waiters.remove(waiter)
         return not self.count(name)
 
-    async def abort(self, name: str, seconds: float) -> bool:
-        """End all requests of the name: first as if their clients had gone, then by cancelling their tasks.
-
-        Returns whether none is left after at most that many seconds and the grace.
-        """
-        for ticket in tuple(self._running.get(name, ())):
+    async def abort_own(self, name: str) -> None:
+        """End this process's requests of the name: first as if their clients had gone, then by cancelling their tasks."""
+        asked = tuple(self._running.get(name, ()))
+        for ticket in asked:
             ticket.abort()
-        if await self.wait_idle(name, GRACE_SECONDS):
-            return True
-        for ticket in tuple(self._running.get(name, ())):
-            if ticket.task is not None:
+        await self.wait_idle(name, GRACE_SECONDS)
+        for ticket in asked:
+            if ticket.task is not None and ticket in self._running.get(name, ()):
                 ticket.task.cancel()
-        return await self.wait_idle(name, seconds)

@@ -23,13 +23,14 @@ from loradock_vllm.binding import EngineBinding
 from loradock_vllm.controller import Controller
 from loradock_vllm.in_flight import Ticket
 from loradock_vllm.ledger import Adapter, AdapterState
-from loradock_vllm.request_model import AmbiguousModelError, is_json, read_model
+from loradock_vllm.request_model import AmbiguousModelError, RequestedModel, is_json, read_model
 
 logger = logging.getLogger("vllm.loradock")
 
 _EXPECT_INCARNATION: Final = b"x-loradock-expect-incarnation"
 _EXPECT_DIGEST: Final = b"x-loradock-expect-digest"
 _NOT_ADMITTED: Final = b"x-loradock-not-admitted"
+_BACKGROUND: Final = "background"
 
 
 class _Head:
@@ -95,20 +96,41 @@ class InferenceGate:
         except AmbiguousModelError:
             await _bad_request(send, 400, "the field 'model' stands twice in the body")
             return
-        adapter = self._controller.ledger.get(model.name) if model.name else None
-        if adapter is None:
+        admitted = self._admit(model, head)
+        if admitted is None:
             if head.expects and (head.digest is not None or not self._known(model.name)):
                 await _refuse(send, "unknown", f"the model {model.name!r} is not loaded here")
                 return
             await self._serve_base(scope, replay(messages, receive), send)
-        elif reason := self._not_admitted(adapter, head):
-            await _refuse(send, reason, f"{adapter.served_name} is not admitted: {reason}")
-        elif model.background:
+        elif isinstance(admitted, Ticket):
+            await self._serve_adapter(admitted, scope, messages, receive, send)
+        elif admitted == _BACKGROUND:
             await _bad_request(
                 send, 400, "an adapter cannot be used in background mode: it could not be drained"
             )
         else:
-            await self._serve_adapter(adapter, scope, messages, receive, send)
+            await _refuse(send, admitted, f"{model.name} is not admitted: {admitted}")
+
+    def _admit(self, model: RequestedModel, head: _Head) -> Ticket | str | None:
+        """Count the request for the adapter that it names: its ticket, or why not; None when it names none of ours.
+
+        Nothing is awaited between the look at the adapter and the count.
+        """
+        if model.name is None:
+            return None
+        record = self._controller.record
+        while (adapter := record.ledger.get(model.name)) is not None:
+            if reason := self._not_admitted(adapter, head):
+                return reason
+            if model.background:
+                return _BACKGROUND
+            ticket = record.in_flight.enter(adapter.served_name)
+            if record.is_current():
+                return ticket
+            # A sibling process changed something between look and count, perhaps this adapter: its drain may have
+            # missed the count, so the look does not stand.
+            record.in_flight.leave(ticket)
+        return None
 
     async def _read(self, head: _Head, receive: Receive) -> tuple[bytes, list[Message]]:
         if head.length is not None and head.length > self._max_body_bytes:
@@ -140,7 +162,7 @@ class InferenceGate:
             await self._app(scope, receive, send)
 
     async def _too_large(self, scope: Scope, receive: Receive, send: Send, head: _Head) -> None:
-        if self._controller.ledger.adapters():
+        if self._controller.record.ledger.adapters():
             limit = self._max_body_bytes
             await _bad_request(
                 send, 413, f"the body is larger than {limit} bytes (LORADOCK_EXTENSION_MAX_BODY_BYTES)"
@@ -158,12 +180,10 @@ class InferenceGate:
             in_flight.leave_base()
 
     async def _serve_adapter(
-        self, adapter: Adapter, scope: Scope, messages: list[Message], receive: Receive, send: Send
+        self, ticket: Ticket, scope: Scope, messages: list[Message], receive: Receive, send: Send
     ) -> None:
-        # Nothing is awaited between the check of the adapter's state and this count.
-        ticket = self._controller.in_flight.enter(adapter.served_name)
         try:
-            with seeing(adapter.served_name):
+            with seeing(ticket.name):
                 await _Exchange(ticket, scope, messages, receive, send).run(self._app)
         finally:
             self._controller.in_flight.leave(ticket)

@@ -1,11 +1,14 @@
-"""What this engine holds and for whom: names, digests, ids, owners, fences. Knows no vLLM and never waits."""
+"""What this engine holds and for whom: names, digests, ids, owners. Knows no vLLM, no process, and never waits."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any, Final, NamedTuple
 
 from loradock_vllm.commands import Command, LoadCommand
 from loradock_vllm.errors import ExtensionError
+from loradock_vllm.fences import Fences
+from loradock_vllm.pace import RecentLoads
 
 
 class AdapterState(StrEnum):
@@ -15,15 +18,46 @@ class AdapterState(StrEnum):
     DRAINING = "draining"
 
 
+class Resident(NamedTuple):
+    """What the ranks of an engine list.
+
+    Attributes:
+        everywhere: int ids that all ranks hold: only these can answer.
+        somewhere: those that any rank holds: only what is not among these is gone.
+    """
+
+    everywhere: frozenset[int]
+    somewhere: frozenset[int]
+
+
+NOTHING_RESIDENT: Final = Resident(frozenset(), frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """The load that is under way, or was when the process that had begun it died.
+
+    Attributes:
+        before: what was resident: an engine that adds an adapter answers nothing else meanwhile.
+    """
+
+    int_id: int
+    before: Resident
+
+
 @dataclass(slots=True)
 class Adapter:
-    """One adapter that the extension loaded.
+    """One adapter that the extension loaded. Only the ledger changes it.
 
     Attributes:
         operation: the operation that loaded it; only that one's undo may remove it.
+        cell: the number under which its running requests are counted; no other adapter held has it.
+        serial: new for every load, so that an adapter that came back under its name is told from the one before.
+        epoch: the highest epoch seen for the name.
         state: `draining` refuses new requests.
         generation: raised by every resume, so that an unload that waits can tell that its drain was undone.
         detached: its name was taken from the server because its removal has begun.
+        aborting: its running requests shall end now.
     """
 
     served_name: str
@@ -32,50 +66,42 @@ class Adapter:
     path: str
     operation: str
     loaded_at: datetime
+    cell: int
+    serial: int
+    epoch: int
     state: AdapterState = AdapterState.SERVING
     generation: int = 0
     detached: bool = False
+    aborting: bool = False
 
 
 class Ledger:
-    """The adapters of one engine incarnation, and the highest epoch seen for each name."""
+    """The adapters of one engine incarnation, and the fences before their names.
 
-    def __init__(self) -> None:
+    Args:
+        fences: those seen so far; who only reads the ledger needs none.
+    """
+
+    def __init__(self, fences: Fences | None = None) -> None:
+        self.fences = fences or Fences()
         self._adapters: dict[str, Adapter] = {}
-        self._epochs: dict[str, int] = {}
-        self._undoing: dict[str, tuple[int, str]] = {}
         self._leftovers: dict[int, str] = {}
+        self._serial = 0
+        self.recent_loads = RecentLoads()
+        self.loading: Loading | None = None
         self.revision = 0
         """Raised by every change of what is held."""
 
     def fence(self, command: Command) -> None:
-        """Admit a call of this epoch for its name, and remember it.
+        """Admit a call for its name, and remember it.
 
         Raises:
-            ExtensionError: `stale_epoch` when a later epoch was seen for the name, or when the call goes forward
-                although its run has begun to put back: it was on its way for too long.
+            ExtensionError: `stale_epoch`.
         """
-        name, epoch = command.served_name, command.epoch
-        highest = self._epochs.get(name, -1)
-        if epoch < highest:
-            raise ExtensionError(
-                "stale_epoch",
-                f"epoch {epoch} of {name} is over: {highest} was seen",
-                epoch=epoch,
-                highest_epoch=highest,
-            )
-        self._epochs[name] = epoch
-        run = (epoch, command.run_id)
-        if command.undo:
-            self._undoing[name] = run
-        elif self._undoing.get(name) == run:
-            raise ExtensionError(
-                "stale_epoch", f"the run of epoch {epoch} puts {name} back already", epoch=epoch
-            )
-
-    def epoch(self, served_name: str) -> int:
-        """The highest epoch seen for the name, -1 when none was."""
-        return self._epochs.get(served_name, -1)
+        self.fences.admit(command)
+        held = self._adapters.get(command.served_name)
+        if held is not None:
+            held.epoch = command.epoch
 
     def get(self, served_name: str) -> Adapter | None:
         """The adapter held under this name."""
@@ -95,6 +121,11 @@ class Ledger:
     def adapters(self) -> list[Adapter]:
         """All adapters held, by name."""
         return [self._adapters[name] for name in sorted(self._adapters)]
+
+    def holds(self, adapter: Adapter) -> bool:
+        """Whether this very adapter is held still, not another one under its name."""
+        held = self._adapters.get(adapter.served_name)
+        return held is not None and held.serial == adapter.serial
 
     def int_ids(self) -> set[int]:
         """The int ids of all adapters held."""
@@ -133,8 +164,27 @@ class Ledger:
             )
         return None
 
+    def begin_load(self, command: LoadCommand, before: Resident, now: float) -> None:
+        """The engine is about to be asked: from now on a load that is cut off counts as one that left its id behind.
+
+        Args:
+            before: what is resident.
+            now: in seconds of the machine's monotonic clock.
+        """
+        self.loading = Loading(command.int_id, before)
+        self.recent_loads.begin(now)
+        if command.served_name not in self._adapters:
+            self._leftovers[command.int_id] = command.digest
+
     def add(self, command: LoadCommand) -> Adapter:
-        """Hold the adapter that a load brought, owned by its operation."""
+        """The load went well: hold its adapter, for its operation; one that was held already keeps its owner."""
+        self._leftovers.pop(command.int_id, None)
+        self.revision += 1
+        held = self._adapters.get(command.served_name)
+        if held is not None:
+            held.path = command.path
+            return held
+        self._serial += 1
         adapter = Adapter(
             served_name=command.served_name,
             digest=command.digest,
@@ -142,39 +192,99 @@ class Ledger:
             path=command.path,
             operation=command.operation,
             loaded_at=datetime.now(UTC),
+            cell=self._free_cell(),
+            serial=self._serial,
+            epoch=max(command.epoch, self.fences.epoch(command.served_name)),
         )
         self._adapters[adapter.served_name] = adapter
-        self._leftovers.pop(adapter.int_id, None)
-        self.revision += 1
         return adapter
 
-    def discard(self, adapter: Adapter) -> None:
-        """Forget an adapter; its name's epoch stays."""
-        if self._adapters.get(adapter.served_name) is adapter:
-            del self._adapters[adapter.served_name]
-            self.revision += 1
-
-    @staticmethod
-    def start_drain(adapter: Adapter) -> int:
-        """Refuse new requests; returns the generation that the drain belongs to."""
-        adapter.state = AdapterState.DRAINING
-        return adapter.generation
-
-    @staticmethod
-    def resume(adapter: Adapter) -> None:
-        """Admit requests again, which ends every drain begun before."""
-        adapter.state = AdapterState.SERVING
-        adapter.detached = False
-        adapter.generation += 1
+    def end_load(self, now: float) -> None:
+        """The engine has been asked, and what came of it was noted."""
+        self.loading = None
+        self.recent_loads.end(now)
 
     def note_leftover(self, int_id: int, digest: str) -> None:
         """Remember an id that a failed load left in the engine and that could not be removed."""
         self._leftovers[int_id] = digest
+
+    def discard(self, adapter: Adapter) -> None:
+        """Forget an adapter, if it is held still."""
+        if self.holds(adapter):
+            del self._adapters[adapter.served_name]
+            self.revision += 1
+
+    def start_drain(self, served_name: str) -> Adapter:
+        """Refuse new requests; gives the adapter as it is at this moment, to compare with later.
+
+        Raises:
+            ExtensionError: `adapter_not_loaded`.
+        """
+        adapter = self.require(served_name)
+        adapter.state = AdapterState.DRAINING
+        return replace(adapter)
+
+    def start_abort(self, adapter: Adapter) -> None:
+        """Have the running requests of an adapter end now, in every process."""
+        if self.holds(adapter):
+            self._adapters[adapter.served_name].aborting = True
+
+    def detach(self, adapter: Adapter) -> None:
+        """Its removal begins: its name is nobody's to use."""
+        if self.holds(adapter):
+            self._adapters[adapter.served_name].detached = True
+
+    def resume(self, served_name: str) -> None:
+        """Admit requests again, which ends every drain begun before.
+
+        Raises:
+            ExtensionError: `adapter_not_loaded`.
+        """
+        adapter = self.require(served_name)
+        adapter.state = AdapterState.SERVING
+        adapter.detached = adapter.aborting = False
+        adapter.generation += 1
 
     def forget_leftover(self, int_id: int) -> None:
         """The id is out of the engine."""
         self._leftovers.pop(int_id, None)
 
     def leftovers(self) -> set[int]:
-        """Ids that failed loads left in the engine."""
+        """Ids that failed loads left in the engine, or may have left there."""
         return set(self._leftovers)
+
+    def dump(self) -> dict[str, Any]:
+        """All of it but the fences, as JSON values."""
+        return {
+            "adapters": [
+                {**asdict(adapter), "loaded_at": adapter.loaded_at.isoformat()}
+                for adapter in self._adapters.values()
+            ],
+            "leftovers": list(self._leftovers.items()),
+            "serial": self._serial,
+            "loading": self.loading and [self.loading.int_id, *map(list, self.loading.before)],
+            "recent_loads": self.recent_loads.dump(),
+            "revision": self.revision,
+        }
+
+    @classmethod
+    def read(cls, saved: dict[str, Any], fences: Fences | None = None) -> "Ledger":
+        """What `dump` gave."""
+        ledger = cls(fences)
+        for fields in saved["adapters"]:
+            adapter = Adapter(**fields)
+            adapter.loaded_at = datetime.fromisoformat(fields["loaded_at"])
+            adapter.state = AdapterState(fields["state"])
+            ledger._adapters[adapter.served_name] = adapter
+        ledger._leftovers = dict(saved["leftovers"])
+        ledger._serial = saved["serial"]
+        if saved["loading"] is not None:
+            int_id, everywhere, somewhere = saved["loading"]
+            ledger.loading = Loading(int_id, Resident(frozenset(everywhere), frozenset(somewhere)))
+        ledger.recent_loads = RecentLoads(**saved["recent_loads"])
+        ledger.revision = saved["revision"]
+        return ledger
+
+    def _free_cell(self) -> int:
+        taken = {adapter.cell for adapter in self._adapters.values()}
+        return next(cell for cell in range(1, len(taken) + 2) if cell not in taken)

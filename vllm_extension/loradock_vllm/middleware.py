@@ -25,6 +25,7 @@ from loradock_vllm.commands import parse_drain, parse_load, parse_resume, parse_
 from loradock_vllm.controller import Controller
 from loradock_vllm.errors import ConfigurationError, ExtensionError
 from loradock_vllm.inference import InferenceGate
+from loradock_vllm.records import open_record
 from loradock_vllm.settings import ExtensionSettings
 from loradock_vllm.version import __version__
 from loradock_vllm.vllm_binding import VllmBinding
@@ -45,7 +46,8 @@ class _Running:
     """What exists once the server behind is known."""
 
     def __init__(self, app: App, binding: EngineBinding, settings: ExtensionSettings) -> None:
-        self.controller = Controller(binding, settings.usable_slots)
+        record = open_record(binding.facts, settings)
+        self.controller = Controller(binding, settings.usable_slots, record, settings.load_limits)
         self.gate = InferenceGate(app, self.controller, binding, settings.max_body_bytes)
         self.handlers: dict[tuple[str, str], Handler] = {
             ("GET", "/loradock/v1/state"): self._state,
@@ -95,9 +97,7 @@ class LoradockMiddleware:
         try:
             self._settings = settings or ExtensionSettings.from_environment(os.environ)
         except ConfigurationError as error:
-            # An exception here would be swallowed by the server's handling of lifespan: it would start unguarded.
-            self._refusal = f"Loradock's extension refuses to start: {error}"
-            logger.critical(self._refusal)
+            self._refuse_to_serve(error)
             return
         self._guard = TokenGuard([self._settings.token])
 
@@ -107,15 +107,25 @@ class LoradockMiddleware:
             await _refuse_everything(scope, receive, send, self._refusal)
             return
         kind = scope["type"]
+        try:
+            running = self._running or self._start(scope)
+        except ConfigurationError as error:
+            self._refuse_to_serve(error)
+            await _refuse_everything(scope, receive, send, self._refusal)
+            return
         if kind == "lifespan":
-            self._start(scope)
             await self._app(scope, receive, send)
             return
-        running = self._running or self._start(scope)
         path = local_path(scope)
         if path == PREFIX or path.startswith(PREFIX + "/"):
             await self._serve_own(running, scope, path, receive, send)
-        elif kind != "http":
+            return
+        try:
+            running.controller.catch_up()
+        except ExtensionError as error:
+            await _refuse_everything(scope, receive, send, error.message)
+            return
+        if kind != "http":
             with seeing(NOTHING):
                 await self._app(scope, receive, send)
         elif path.startswith(_BYPASSES):
@@ -128,15 +138,20 @@ class LoradockMiddleware:
             with seeing(LISTING):
                 await self._app(scope, receive, send)
 
+    def _refuse_to_serve(self, error: ConfigurationError) -> None:
+        # An exception would be swallowed by the server's handling of lifespan: it would start unguarded.
+        self._refusal = f"Loradock's extension refuses to start: {error}"
+        logger.critical(self._refusal)
+
     def _start(self, scope: Scope) -> _Running:
         binding = self._bind(scope)
         self._running = _Running(self._app, binding, self._settings)
         self._preparation = asyncio.create_task(binding.prepare())
         facts = binding.facts
         logger.info(
-            "Loradock extension %s: incarnation %s, %s %s, %d of %d slots usable",
+            "Loradock extension %s: incarnation %s, %s %s, %d of %d slots usable, %d API processes, %d ranks",
             __version__, self._running.controller.incarnation, facts.kind, facts.version,
-            self._running.controller.usable_slots, facts.max_loras,
+            self._running.controller.usable_slots, facts.max_loras, facts.api_servers, facts.data_parallel_ranks,
         )  # fmt: skip
         for limitation in facts.limitations:
             logger.warning("Loradock extension: %s", limitation)

@@ -1,4 +1,4 @@
-"""What is resident in the engine: adding, removing, and never believing either without asking the engine."""
+"""What is resident in the engine: adding, removing, and never believing either without asking every rank of the engine."""
 
 import asyncio
 import logging
@@ -8,7 +8,8 @@ from loradock_vllm.binding import EngineBinding
 from loradock_vllm.classify import classify, unwrap
 from loradock_vllm.commands import LoadCommand
 from loradock_vllm.errors import ExtensionError
-from loradock_vllm.ledger import Ledger
+from loradock_vllm.ledger import NOTHING_RESIDENT, Resident
+from loradock_vllm.record import Record
 
 REMOVE_ATTEMPTS: Final = 5
 REMOVE_PAUSE_SECONDS: Final = 0.1
@@ -17,17 +18,16 @@ logger = logging.getLogger("vllm.loradock")
 
 
 class Residency:
-    """The adapters in the engine itself. What changes them runs under the controller's lock, one at a time.
+    """The adapters in the engine itself. What changes them runs under the engine's lock, one at a time.
 
     Args:
         binding: the engine.
-        ledger: where ids are noted that could not be cleaned up.
+        record: where ids are noted that could not be cleaned up.
     """
 
-    def __init__(self, binding: EngineBinding, ledger: Ledger) -> None:
+    def __init__(self, binding: EngineBinding, record: Record) -> None:
         self._binding = binding
-        self._ledger = ledger
-        self._last: set[int] = set()
+        self._record = record
 
     async def add(self, command: LoadCommand) -> None:
         """Load an adapter, and see that the engine has it.
@@ -38,15 +38,15 @@ class Residency:
         before = await self.list_ids()
         try:
             accepted = await self._binding.add(command.served_name, command.int_id, command.path)
-            after = await self._binding.list_ids()
+            after = await self._ask()
         except Exception as error:
             clean = await self._clean_up(command)
             text = str(error) or type(error).__name__
             raise ExtensionError(classify(text), unwrap(text), cleaned=clean) from error
-        if not accepted or command.int_id not in after:
+        if not accepted or command.int_id not in after.everywhere:
             clean = await self._clean_up(command)
             raise ExtensionError("engine_error", "the engine did not take the adapter", cleaned=clean)
-        if evicted := before - after:
+        if evicted := before.everywhere - after.everywhere:
             logger.error("the engine evicted the adapters with int ids %s", sorted(evicted))
 
     async def _clean_up(self, command: LoadCommand) -> bool:
@@ -55,8 +55,12 @@ class Residency:
             gone = await self.remove(command.int_id)
         except ExtensionError:
             gone = False
+        with self._record.change() as ledger:
+            if gone:
+                ledger.forget_leftover(command.int_id)
+            else:
+                ledger.note_leftover(command.int_id, command.digest)
         if not gone:
-            self._ledger.note_leftover(command.int_id, command.digest)
             logger.error("a failed load of %s left int id %d behind", command.served_name, command.int_id)
         return gone
 
@@ -66,12 +70,13 @@ class Residency:
         Raises:
             ExtensionError: `engine_error`.
         """
-        for int_id in self._ledger.leftovers():
+        for int_id in self._record.ledger.leftovers():
             if await self.remove(int_id):
-                self._ledger.forget_leftover(int_id)
+                with self._record.change() as ledger:
+                    ledger.forget_leftover(int_id)
 
     async def remove(self, int_id: int) -> bool:
-        """Remove an id until the engine no longer lists it; a step that still ran can bring it back once.
+        """Remove an id until no rank lists it; a step that still ran can bring it back once.
 
         Returns whether it is gone.
 
@@ -79,7 +84,7 @@ class Residency:
             ExtensionError: `engine_error`.
         """
         for attempt in range(REMOVE_ATTEMPTS):
-            if int_id not in await self.list_ids():
+            if int_id not in (await self.list_ids()).somewhere:
                 return True
             if attempt:
                 await asyncio.sleep(REMOVE_PAUSE_SECONDS)
@@ -87,32 +92,29 @@ class Residency:
                 await self._binding.remove(int_id)
             except Exception as error:
                 raise ExtensionError("engine_error", f"remove_lora failed: {unwrap(str(error))}") from error
-        return int_id not in await self.list_ids()
+        return int_id not in (await self.list_ids()).somewhere
 
-    async def list_ids(self) -> set[int]:
+    async def list_ids(self) -> Resident:
         """What the engine lists.
 
         Raises:
             ExtensionError: `engine_error`.
         """
         try:
-            self._last = set(await self._binding.list_ids())
-            return set(self._last)
+            return await self._ask()
         except Exception as error:
             raise ExtensionError("engine_error", f"list_loras failed: {unwrap(str(error))}") from error
 
-    async def known_ids(self, *, busy: bool) -> set[int]:
-        """Resident ids; those of the last listing while the engine is busy adding another one."""
-        if busy:
-            return set(self._last)
-        return await self.settled_ids()
-
-    async def settled_ids(self) -> set[int]:
+    async def settled_ids(self) -> Resident:
         """Resident ids that belong to the ledger as it stands: asked again if the ledger changed meanwhile."""
-        resident: set[int] = set()
+        resident = NOTHING_RESIDENT
         for _ in range(3):
-            revision = self._ledger.revision
+            revision = self._record.ledger.revision
             resident = await self.list_ids()
-            if revision == self._ledger.revision:
+            if revision == self._record.ledger.revision:
                 break
         return resident
+
+    async def _ask(self) -> Resident:
+        ranks = await self._binding.list_ranks()
+        return Resident(frozenset.intersection(*map(frozenset, ranks)), frozenset().union(*ranks))

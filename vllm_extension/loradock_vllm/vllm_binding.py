@@ -12,6 +12,7 @@ from loradock_vllm.base_config import read_base_config
 from loradock_vllm.binding import EngineFacts
 from loradock_vllm.staging.loads import CAPABILITY, NotStagedError, StagedLoads, StagedLoadSettings
 from loradock_vllm.version import TESTED_VLLM, is_tested
+from loradock_vllm.vllm_ranks import Ranks
 
 _ENGINE_CALLS: Final = ("add_lora", "remove_lora", "list_loras")
 _KEYED_PREFIX: Final = "/v1"
@@ -31,8 +32,10 @@ class VllmBinding:
         self._engine = getattr(state, "engine_client", None)
         self._models = getattr(state, "openai_serving_models", None)
         self._args = getattr(state, "args", None)
+        self._ranks = Ranks(self._engine)
         self._lora_request_class, self._version = _import_vllm()
         self._names = self._install_names()
+        self._resolvers = self._switch_off_resolvers()
         self._facts = self._read_facts()
         self._staged = self._read_staged_loads()
         self._told: tuple[str | None, EngineFacts] = (None, self._facts)
@@ -60,12 +63,12 @@ class VllmBinding:
         why_not = await self._staged.find_out()
         logger.info("Loradock extension: staged loads: %s", f"no, {why_not}" if why_not else "yes")
 
-    async def list_ids(self) -> set[int]:
-        """The int ids that are resident in the engine now."""
-        return set(await self._client().list_loras())
+    async def list_ranks(self) -> list[set[int]]:
+        """The int ids that are resident now, on each rank."""
+        return [set(ids) for ids in await self._ranks.call("list_loras")]
 
     async def add(self, name: str, int_id: int, path: str) -> bool:
-        """Load an adapter into the engine, beside its steps where the workers can do that."""
+        """Load an adapter into every rank, beside the engine's steps where the workers can do that."""
         if not await self._staged.find_out():
             try:
                 await self._staged.add(name, int_id, path)
@@ -73,11 +76,11 @@ class VllmBinding:
                 logger.warning("Loradock extension: %s is loaded in the step loop: %s", name, error)
             else:
                 return True
-        return bool(await self._client().add_lora(self._request(name, int_id, path)))
+        return all(await self._ranks.call("add_lora", self._request(name, int_id, path)))
 
     async def remove(self, int_id: int) -> bool:
-        """Take an adapter out of the engine."""
-        return bool(await self._client().remove_lora(int_id))
+        """Take an adapter out of every rank."""
+        return all(await self._ranks.call("remove_lora", int_id))
 
     def bind_name(self, name: str, int_id: int, path: str) -> None:
         """Have admitted requests for `name` answered by the adapter."""
@@ -100,10 +103,6 @@ class VllmBinding:
         if self._key_guard is None or not path.startswith(_KEYED_PREFIX):
             return True
         return self._key_guard.allows(headers)
-
-    def _client(self) -> Any:
-        # vLLM has no stub for this, and the attribute's presence was checked when the facts were read.
-        return self._engine
 
     def _request(self, name: str, int_id: int, path: str) -> Any:
         assert self._lora_request_class is not None  # noqa: S101
@@ -131,6 +130,15 @@ class VllmBinding:
             settings=StagedLoadSettings.from_environment(os.environ),
         )
 
+    def _switch_off_resolvers(self) -> tuple[str, ...]:
+        """Empty the server's list of plugins that bring adapters at a request: one would bring back what was unloaded."""
+        resolvers = getattr(self._models, "lora_resolvers", None)
+        if not isinstance(resolvers, list):
+            return ()
+        names = tuple(type(resolver).__name__ for resolver in resolvers)
+        resolvers.clear()
+        return names
+
     def _read_facts(self) -> EngineFacts:
         config = getattr(self._engine, "vllm_config", None)
         lora = getattr(config, "lora_config", None)
@@ -149,10 +157,11 @@ class VllmBinding:
             # On a CPU engine, base requests batched with the last slot's come out wrong (vLLM #48421, #49656).
             usable_slots=max(0, max_loras - 1) if device == "cpu" else max_loras,
             max_lora_rank=int(getattr(lora, "max_lora_rank", 0)),
-            missing=missing
-            if self._api_servers() == 1
-            else (*missing, "works with --api-server-count 1 only"),
-            limitations=self._limitations(config, lora, device, tested, missing),
+            api_servers=self._api_servers(),
+            data_parallel_ranks=self._ranks.count,
+            port=_as_number(getattr(self._args, "port", None)),
+            missing=missing,
+            limitations=self._limitations(lora, device, tested, missing),
             base_config=read_base_config(getattr(config, "model_config", None)),
         )
 
@@ -171,7 +180,7 @@ class VllmBinding:
             missing.append("openai_serving_models.lora_requests")
         if self._lora_request_class is None:
             missing.append("vllm.lora.request.LoRARequest")
-        return tuple(missing)
+        return (*missing, *self._ranks.missing())
 
     def _api_servers(self) -> int:
         parallel = getattr(getattr(self._engine, "vllm_config", None), "parallel_config", None)
@@ -179,11 +188,9 @@ class VllmBinding:
             getattr(self._args, "api_server_count", None),
             getattr(parallel, "_api_process_count", None),
         )
-        return max(count if isinstance(count, int) else 1 for count in counts)
+        return max(1, *map(_as_number, counts))
 
-    def _limitations(
-        self, config: Any, lora: Any, device: str, tested: bool, missing: tuple[str, ...]
-    ) -> tuple[str, ...]:
+    def _limitations(self, lora: Any, device: str, tested: bool, missing: tuple[str, ...]) -> tuple[str, ...]:
         found = []
         if not tested:
             known = ", ".join(f"{version} ({'/'.join(devices)})" for version, devices in TESTED_VLLM.items())
@@ -194,14 +201,8 @@ class VllmBinding:
             found.append("the engine was started without --enable-lora: nothing can be loaded")
         elif device == "cpu":
             found.append("the last adapter slot of a CPU engine is not used (vLLM #48421, #49656)")
-        if self._api_servers() > 1:
-            found.append(
-                f"the server runs {self._api_servers()} API processes (--api-server-count): counts and names"
-                " are not shared between them yet, so nothing is loaded"
-            )
-        parallel = getattr(config, "parallel_config", None)
-        if getattr(parallel, "data_parallel_size", 1) > 1:
-            found.append("data parallel engines: only the first rank's list of adapters is checked")
+        if self._resolvers:
+            found.append(f"LoRA resolver plugins are switched off: {', '.join(self._resolvers)}")
         if self.foreign_names():
             found.append("adapters of --lora-modules take slots and are not managed")
         found.extend(f"missing: {what}" for what in missing)
@@ -226,6 +227,10 @@ def _import_vllm() -> tuple[Any, str]:
         logger.warning("Loradock extension: %s", error)
         return None, "unknown"
     return LoRARequest, str(vllm.__version__)
+
+
+def _as_number(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _as_list(value: Any) -> list[str]:

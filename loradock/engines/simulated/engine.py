@@ -1,6 +1,8 @@
 """The simulated engine's inside: slots, residency, and faults to order. It keeps the hazards of the real one."""
 
 import asyncio
+import copy
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ class Faults(BaseModel):
         load_seconds: how long each load takes.
         load_error: the engine's text with which loads fail; None lets them through.
         failing_loads: how many loads fail with `load_error`; None is all of them.
+        failing_rank: the only rank that `load_error` happens on; None is all of them.
         leave_half_loaded: a failing load leaves its id resident, as vLLM does at times.
         ignored_removals: so many removals are accepted and do nothing.
         token_seconds: time between two tokens of an answer.
@@ -39,6 +42,7 @@ class Faults(BaseModel):
     load_seconds: float = Field(default=0.0, ge=0)
     load_error: str | None = None
     failing_loads: int | None = Field(default=None, ge=0)
+    failing_rank: int | None = Field(default=None, ge=0)
     leave_half_loaded: bool = False
     ignored_removals: int = Field(default=0, ge=0)
     token_seconds: float = Field(default=0.0, ge=0)
@@ -65,6 +69,8 @@ class SimulatedEngine:
         hidden_size: width that adapters' shapes must have; None takes any.
         faults: what goes wrong from the start on.
         base_config: the base model's `config.json`, which the state tells a part of.
+        ranks: data parallel ranks, each with slots of its own; prompts go to them in turn.
+        api_servers: how many server processes there are for this engine; an object of this class serves one of them.
     """
 
     def __init__(
@@ -76,11 +82,14 @@ class SimulatedEngine:
         hidden_size: int | None = None,
         faults: Faults | None = None,
         base_config: Mapping[str, Any] | None = None,
+        ranks: int = 1,
+        api_servers: int = 1,
     ) -> None:
         self.faults = faults or Faults()
         self.names = AdmittedAdapters({})
         self._hidden_size = hidden_size
-        self._resident: dict[int, str] = {}
+        self._ranks: list[dict[int, str]] = [{} for _ in range(ranks)]
+        self._turns = itertools.cycle(self._ranks)
         self._facts = EngineFacts(
             kind="simulated",
             version=__version__,
@@ -91,9 +100,17 @@ class SimulatedEngine:
             max_loras=max_loras,
             usable_slots=max_loras,
             max_lora_rank=max_lora_rank,
+            api_servers=api_servers,
+            data_parallel_ranks=ranks,
             limitations=("simulated: no model answers here",),
             base_config=read_base_config(SimpleNamespace(hf_config=SimpleNamespace(**(base_config or {})))),
         )
+
+    def sibling(self) -> "SimulatedEngine":
+        """The same engine as another of its server processes sees it: the same slots, a table of names of its own."""
+        other = copy.copy(self)
+        other.names = AdmittedAdapters({})
+        return other
 
     @property
     def facts(self) -> EngineFacts:
@@ -104,19 +121,38 @@ class SimulatedEngine:
         """Nothing to find out."""
 
     async def list_ids(self) -> set[int]:
-        """The int ids that are resident now."""
+        """The int ids that any rank holds now."""
+        return set().union(*await self.list_ranks())
+
+    async def list_ranks(self) -> list[set[int]]:
+        """The int ids that are resident now, on each rank."""
         self._check_alive()
-        return set(self._resident)
+        return [set(resident) for resident in self._ranks]
 
     async def add(self, name: str, int_id: int, path: str) -> bool:
-        """Load an adapter. As in vLLM, an id that is resident is taken as it is, whatever the path says."""
+        """Load an adapter into every rank.
+
+        As in vLLM, a rank takes an id that is resident as it is, whatever the path says; no rank waits for another.
+        """
         await asyncio.sleep(self.faults.load_seconds)
         self._check_alive()
-        if int_id in self._resident:
-            return True
-        if self._fails():
+        failing = self._fails()
+        errors = []
+        for number, resident in enumerate(self._ranks):
+            try:
+                if int_id not in resident:
+                    fails = failing and self.faults.failing_rank in (None, number)
+                    self._add_to(resident, name, int_id, path, fails=fails)
+            except RuntimeError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return True
+
+    def _add_to(self, resident: dict[int, str], name: str, int_id: int, path: str, *, fails: bool) -> None:
+        if fails:
             if self.faults.leave_half_loaded:
-                self._resident[int_id] = path
+                resident[int_id] = path
             raise RuntimeError(f"Call to add_lora method failed: {self.faults.load_error}")
         try:
             check_adapter(
@@ -124,18 +160,18 @@ class SimulatedEngine:
             )
         except ValueError as error:
             raise RuntimeError(f"Call to add_lora method failed: {error}") from error
-        if len(self._resident) >= self._facts.max_loras:
-            del self._resident[next(iter(self._resident))]
-        self._resident[int_id] = path
-        return True
+        if len(resident) >= self._facts.max_loras:
+            del resident[next(iter(resident))]
+        resident[int_id] = path
 
     async def remove(self, int_id: int) -> bool:
-        """Take an adapter out."""
+        """Take an adapter out of every rank."""
         self._check_alive()
         if self.faults.ignored_removals:
             self.faults.ignored_removals -= 1
             return True
-        return self._resident.pop(int_id, None) is not None
+        removed = [resident.pop(int_id, None) is not None for resident in self._ranks]
+        return all(removed)
 
     def bind_name(self, name: str, int_id: int, path: str) -> None:
         """Have requests for `name` answered by the adapter."""
@@ -163,7 +199,7 @@ class SimulatedEngine:
             return None
         bound: Bound = self.names[model]
         # What is resident under the id answers, not what the name was meant for. Not resident: read from its path again.
-        path = self._resident.setdefault(bound.int_id, bound.path)
+        path = next(self._turns).setdefault(bound.int_id, bound.path)
         found = _DIGEST.findall(path)
         return f"sha256:{found[-1]}" if found else f"path:{path}"
 
