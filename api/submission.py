@@ -12,8 +12,9 @@ from api.placement import choose_load_pool, choose_unload_pool, resolve_version
 from api.schemas import LoadBody, PublishBody, UnloadBody
 from api.starting import start
 from loradock.core.requests import LoadRequest, PublishRequest, ThenLoad, UnloadRequest
+from loradock.core.settings import Settings
 from loradock.registry import operations, placement, unloading
-from loradock.registry.database import Transaction
+from loradock.registry.database import Reader, Transaction
 from loradock.registry.views import OperationView
 
 Check = Callable[[], Awaitable[object]]
@@ -49,25 +50,50 @@ async def submit_publish(
     return await start(parts, operation)
 
 
+async def load_request(
+    tx: Reader, settings: Settings, adapter: str, body: LoadBody, plan: str | None = None
+) -> LoadRequest:
+    """A load with everything settled that was left open.
+
+    Args:
+        plan: the etag of the plan that it must be.
+
+    Raises:
+        LoradockError: `adapter_not_found`, `alias_not_found`, `pool_ambiguous`.
+    """
+    return LoadRequest(
+        adapter=adapter,
+        version=await resolve_version(tx, adapter, body.version),
+        pool=await choose_load_pool(tx, adapter, body.pool, settings),
+        engines=None if body.engines is None else tuple(dict.fromkeys(body.engines)),
+        labels=body.labels,
+        replicas=None if body.replicas == "all" else body.replicas,
+        policy=body.policy,
+        min_ready=body.min_ready,
+        plan=plan,
+    )
+
+
 async def submit_load(
-    parts: ApiDependencies, actor: str, key: str | None, adapter: str, body: LoadBody
+    parts: ApiDependencies,
+    actor: str,
+    key: str | None,
+    adapter: str,
+    body: LoadBody,
+    *,
+    plan: str | None = None,
 ) -> OperationView:
     """Keep a load and start it.
 
+    Args:
+        plan: the etag of the plan that it must be.
+
     Raises:
         LoradockError: everything that can be told at once: unknown adapter, version, pool or engine; version not ready;
-            rank; base model; no engine alive; `adapter_busy`, `idempotency_key_reused`.
+            rank; base model; slots; no engine alive; `plan_outdated`, `adapter_busy`, `idempotency_key_reused`.
     """
     async with parts.database.transaction() as tx:
-        version = await resolve_version(tx, adapter, body.version)
-        request = LoadRequest(
-            adapter=adapter,
-            version=version,
-            pool=await choose_load_pool(tx, adapter, body.pool, parts.settings),
-            engines=body.engines,
-            policy=body.policy,
-            min_ready=body.min_ready,
-        )
+        request = await load_request(tx, parts.settings, adapter, body, plan)
         operation = await _keep(tx, actor, key, request, lambda: placement.check_load(tx, request))
     return await start(parts, operation)
 

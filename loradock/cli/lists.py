@@ -31,7 +31,7 @@ _ENGINES = (
     Column("ENGINE"), Column("STATUS", state=True), Column("POOL", shrinks=True), Column("FREE", right=True),
     Column("RANK", right=True), Column("BASE MODEL", shrinks=True), Column("RESIDENT", shrinks=True),
     Column("KIND", from_width=100), Column("AGENT", from_width=100), Column("SEEN", right=True, from_width=100),
-    Column("URL", from_width=120),
+    Column("LABELS", from_width=100), Column("URL", from_width=120),
 )  # fmt: skip
 _CARDS = (
     Column("SERVED NAME"), Column("ENGINE"), Column("STATE", state=True), Column("POOL", shrinks=True),
@@ -166,7 +166,9 @@ def _engine_row(engine: Document) -> tuple[object, ...]:
         engine.get("id"), engine.get("status"), engine.get("pool"),
         f"{engine.get('free_slots')}/{engine.get('usable_slots')}", engine.get("max_lora_rank"),
         engine.get("base_model"), ", ".join(text.clean(name) for name in engine.get("resident") or []),
-        engine.get("kind"), engine.get("agent"), text.age(engine.get("seen_at")), engine.get("url"),
+        engine.get("kind"), engine.get("agent"), text.age(engine.get("seen_at")),
+        ", ".join(f"{text.clean(key)}={text.clean(value)}" for key, value in (engine.get("labels") or {}).items()),
+        engine.get("url"),
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from loradock.cli import (
     inspecting,
     lists,
     operations,
+    planning,
     processes,
     showing,
     signing,
@@ -60,6 +61,7 @@ def _options(
 
 
 app.command("publish")(changes.publish)
+app.command("plan")(planning.plan)
 app.command("load")(changes.load)
 app.command("unload")(changes.unload)
 app.command("alias")(changes.alias)

@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from loradock.core.errors import LoradockError
+from loradock.core.requests import MAX_LABELS, Labels
 from loradock.core.uris import SCHEMES
 
 
@@ -47,6 +48,7 @@ class Settings(BaseSettings):
         s3_allow_http: plain http to an S3 on another machine; `AWS_ALLOW_HTTP` counts when it is not set.
         s3_path_style: buckets in the path; without it whenever an endpoint is given.
         lora_enabled: for `get_lora_manager`; `DYN_LORA_ENABLED` counts when it is not set.
+        agent_labels: facts about the host, as JSON, that loads select engines by: `{"zone": "a"}`.
         engine_token: the bearer token of the engines' extension.
         engine_api_key: vLLM's own `--api-key`, for warm-up prompts.
         cache_max_bytes, cache_max_age_seconds: what is over them and leased by nobody is evicted.
@@ -114,6 +116,7 @@ class Settings(BaseSettings):
     lora_enabled: bool | None = None
 
     agent_id: str | None = None
+    agent_labels: Labels = Field(default_factory=dict, max_length=MAX_LABELS)
     pool: str = "default"
     engines: Annotated[tuple[tuple[str, str], ...], NoDecode] = ()
     engine_kind: str = "vllm"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
+from loradock.core.requests import Selection
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.tables import DeploymentRow, DeploymentVersionRow
 from loradock.registry.views import DeploymentVersion, DeploymentView
@@ -60,8 +61,12 @@ async def _views(tx: Reader, rows: Sequence[DeploymentRow]) -> tuple[DeploymentV
     query = select(version).where(tuple_(version.adapter, version.pool).in_(keys)).order_by(version.version)
     versions: dict[tuple[str, str], list[DeploymentVersion]] = {}
     for found in await tx.session.scalars(query):
-        engines = None if found.engines is None else tuple(found.engines)
-        shown = DeploymentVersion(version=found.version, weight=found.weight, engines=engines)
+        shown = DeploymentVersion(
+            version=found.version,
+            weight=found.weight,
+            engines=None if found.engines is None else tuple(found.engines),
+            placement=None if found.placement is None else Selection.model_validate(found.placement),
+        )
         versions.setdefault((found.adapter, found.pool), []).append(shown)
     return tuple(
         DeploymentView(

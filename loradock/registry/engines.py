@@ -114,15 +114,16 @@ async def list_engines(
         (last,) = decode_cursor(cursor, str)
         query = query.where(EngineRow.id > last)
     rows = (await tx.session.execute(query)).all()
-    items = tuple(_view(row, holds, cache) for row, holds, cache in rows[:limit])
+    items = tuple(_view(*row) for row in rows[:limit])
     return Page(items=items, next=encode_cursor(items[-1].id) if len(rows) > limit else None)
 
 
-def _select() -> Select[EngineRow, bool, Json | None]:
-    return select(EngineRow, lease_holds(), AgentRow.cache).join(AgentRow, AgentRow.id == EngineRow.agent)
+def _select() -> Select[EngineRow, bool, Json | None, dict[str, str]]:
+    told = select(EngineRow, lease_holds(), AgentRow.cache, AgentRow.labels)
+    return told.join(AgentRow, AgentRow.id == EngineRow.agent)
 
 
-def _view(row: EngineRow, lease: bool, cache: Json | None) -> EngineView:
+def _view(row: EngineRow, lease: bool, cache: Json | None, labels: dict[str, str]) -> EngineView:
     return EngineView(
         id=row.id,
         agent=row.agent,
@@ -139,6 +140,7 @@ def _view(row: EngineRow, lease: bool, cache: Json | None) -> EngineView:
         free_slots=row.free_slots,
         max_lora_rank=row.max_lora_rank,
         resident=tuple(row.resident),
+        labels=labels,
         limitations=tuple(row.limitations),
         base_config=None if row.base_config is None else BaseConfig.model_validate(row.base_config),
         lease_until=row.lease_until,

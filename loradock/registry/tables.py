@@ -187,6 +187,7 @@ class AgentRow(Base):
     lease_until: Mapped[datetime]
     renewed_at: Mapped[datetime]
     cache: Mapped[Json | None]
+    cached_digests: Mapped[list[str] | None]
 
 
 class EngineRow(Base):
@@ -236,7 +237,12 @@ class DeploymentRow(Base):
 
 
 class DeploymentVersionRow(Base):
-    """A version that a deployment wants, with its share of the traffic."""
+    """A version that a deployment wants, with its share of the traffic.
+
+    Attributes:
+        engines: where it is wanted, whether it is there or not; None is on every engine of the pool.
+        placement: the `Selection` by which a load came to `engines`; None when it asked for the whole pool.
+    """
 
     __tablename__ = "deployment_versions"
     __table_args__ = (
@@ -250,6 +256,7 @@ class DeploymentVersionRow(Base):
     version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     weight: Mapped[int]
     engines: Mapped[list[str] | None]
+    placement: Mapped[Json | None]
 
 
 class CardRow(Base):

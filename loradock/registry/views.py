@@ -19,7 +19,7 @@ from loradock.core.models import (
     StepReport,
     VersionState,
 )
-from loradock.core.requests import CacheReport
+from loradock.core.requests import CacheReport, Selection
 from loradock.core.signatures import SignatureRecord
 
 Item = TypeVar("Item")
@@ -122,12 +122,14 @@ class DeploymentVersion(Model):
 
     Attributes:
         weight: its share of the traffic, 0 to 100.
-        engines: these only; None is all of the pool.
+        engines: where it is wanted, whether it is there or not; None is all of the pool.
+        placement: what the last load asked for, when that was not the whole pool.
     """
 
     version: int
     weight: int
     engines: tuple[str, ...] | None
+    placement: Selection | None = None
 
 
 class DeploymentView(Model):
@@ -207,6 +209,7 @@ class EngineView(Model):
         status: `lost` as soon as the lease ran out, whether that was noted yet or not.
         generation: how many lives of it are known.
         resident: served names that it holds.
+        labels: its agent's: what a load selects it by.
         base_config: the measures of its base model, None where it does not tell them.
         seen_at: when it was last reached.
         cache: the host's cache, as its agent last told; None from an agent that tells nothing of it.
@@ -227,6 +230,7 @@ class EngineView(Model):
     free_slots: int
     max_lora_rank: int
     resident: tuple[str, ...]
+    labels: dict[str, str] = Field(default_factory=dict)
     limitations: tuple[str, ...]
     base_config: BaseConfig | None
     lease_until: datetime

@@ -21,6 +21,7 @@ OPERATION_IDS = {
     "get_version",
     "delete_version",
     "load_adapter",
+    "plan_load",
     "unload_adapter",
     "list_aliases",
     "get_alias",
