@@ -1,10 +1,9 @@
 """From a request to an operation: settle what was left open, keep it, check it, start it.
 
 The operation is kept first and checked in the same transaction: a request that is sent twice finds its operation
-before a check can say that there is nothing left to do, and a request that fails a check leaves nothing behind.
+before a check can say that there is nothing left to do, and a request that fails a check leaves nothing behind. Then it
+is started, or waits in the queue.
 """
-
-from collections.abc import Awaitable, Callable
 
 from api import base_models
 from api.dependencies import ApiDependencies
@@ -13,11 +12,12 @@ from api.schemas import LoadBody, PublishBody, UnloadBody
 from api.starting import start
 from loradock.core.requests import LoadRequest, PublishRequest, ThenLoad, UnloadRequest
 from loradock.core.settings import Settings
-from loradock.registry import operations, placement, unloading
+from loradock.registry import admission, operations, placement, retrying, unloading
+from loradock.registry.admission import Limits
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.views import OperationView
 
-Check = Callable[[], Awaitable[object]]
+Request = PublishRequest | LoadRequest | UnloadRequest
 
 
 async def submit_publish(
@@ -46,7 +46,7 @@ async def submit_publish(
         then=then,
     )
     async with parts.database.transaction() as tx:
-        operation = await _keep(tx, actor, key, request, lambda: base_models.check_publish(tx, request))
+        operation = await _keep(tx, parts, actor, key, request)
     return await start(parts, operation)
 
 
@@ -94,7 +94,7 @@ async def submit_load(
     """
     async with parts.database.transaction() as tx:
         request = await load_request(tx, parts.settings, adapter, body, plan)
-        operation = await _keep(tx, actor, key, request, lambda: placement.check_load(tx, request))
+        operation = await _keep(tx, parts, actor, key, request)
     return await start(parts, operation)
 
 
@@ -117,18 +117,52 @@ async def submit_unload(
             drain_seconds=body.drain,
             force=body.force,
         )
-        operation = await _keep(tx, actor, key, request, lambda: unloading.check_unload(tx, request))
+        operation = await _keep(tx, parts, actor, key, request)
     return await start(parts, operation)
+
+
+async def submit_retry(parts: ApiDependencies, actor: str, key: str | None, operation: str) -> OperationView:
+    """Do again what failed of an operation, as an operation of its own.
+
+    Raises:
+        LoradockError: `operation_not_found`, `operation_not_retryable`, and those of the request that it comes to.
+    """
+    async with parts.database.transaction() as tx:
+        # What is left to do changes with the retry itself: the key is looked up before.
+        known = None if key is None else await operations.operation_of_key(tx, actor, key)
+        if known is not None and known.retry_of == operation:
+            kept = known
+        else:
+            request = await retrying.retry_request(tx, operation)
+            kept = await _keep(tx, parts, actor, key, request, retry_of=operation)
+    return await start(parts, kept)
 
 
 async def _keep(
     tx: Transaction,
+    parts: ApiDependencies,
     actor: str,
     key: str | None,
-    request: PublishRequest | LoadRequest | UnloadRequest,
-    check: Check,
+    request: Request,
+    *,
+    retry_of: str | None = None,
 ) -> OperationView:
-    submitted = await operations.submit(tx, operations.NewOperation.of(request, actor, key))
-    if submitted.created:
-        await check()
-    return submitted.operation
+    new = operations.NewOperation.of(request, actor, key).model_copy(update={"retry_of": retry_of})
+    submitted = await operations.submit(tx, new)
+    if not submitted.created:
+        return submitted.operation
+    await _check(tx, request)
+    if await admission.enter(tx, new.id, actor, Limits.of(parts.settings)):
+        return submitted.operation
+    return await operations.get_operation(tx, new.id)
+
+
+async def _check(tx: Transaction, request: Request) -> None:
+    """See that the request can be met, as far as that can be told at once."""
+    match request:
+        case PublishRequest():
+            await base_models.check_publish(tx, request)
+        case LoadRequest():
+            await placement.check_load(tx, request)
+        case UnloadRequest():
+            await unloading.check_unload(tx, request)

@@ -22,6 +22,7 @@ from loradock.core.ids import LIFECYCLE_QUEUE, TRANSFER_QUEUE
 from loradock.core.settings import Settings
 from loradock.core.signatures import SignatureRules
 from loradock.registry import agents
+from loradock.registry.admission import Limits
 from loradock.registry.database import Database
 from worker import search_attributes
 from worker.collection import ensure_schedule
@@ -137,7 +138,7 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
         artifacts = ArtifactActivities(staging, store, TransferSlots(TRANSFERS_AT_ONCE), progress, signatures)
         collection = CollectionActivities(database, store, staging)
         sweeper = Sweeper(database, client)
-        relay = Relay(database, client, sweeper)
+        relay = Relay(database, client, sweeper, Limits.of(settings))
         with ThreadPoolExecutor(TRANSFERS_TAKEN, thread_name_prefix="transfer") as executor:
             workers = [
                 lifecycle_worker(client, database, collection, executor, signatures.rules),

@@ -45,6 +45,7 @@ _COMMON: Final = (
     "engine_not_found",
     "adapter_busy",
     "idempotency_key_reused",
+    "too_many_requests",
 )
 
 

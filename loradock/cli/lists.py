@@ -112,13 +112,14 @@ def list_deployments(
     *,
     adapter: AdapterFilter = None,
     pool: PoolFilter = None,
+    limit: Limit = 100,
     api_url: ApiUrl = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """What is wanted: each adapter's versions in each pool, with their shares of the traffic."""
     with open_session(api_url, token, as_json=as_json) as session:
-        page = session.client.get("/v1/deployments", adapter=adapter, pool=pool)
+        page = fetch_page(session, "/v1/deployments", limit, adapter=adapter, pool=pool)
         _show(session, page, _DEPLOYMENTS, _deployment_row, "no deployments")
 
 

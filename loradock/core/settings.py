@@ -34,6 +34,8 @@ class Settings(BaseSettings):
         agent_loras: whether agents may pass on `/v1/loras` calls of their neighbours.
         loras_listen: `host:port` where an agent takes `/v1/loras` calls; none by default.
         loras_token: what callers there must show; without it whoever reaches the port may change adapters.
+        operations_active, operations_active_per_actor: operations that may be under way at once; others wait in a queue.
+        operations_queued, operations_queued_per_actor: operations that may wait; what is beyond is refused.
         file_roots: folders below which `file://` sources may lie; none means no `file://` at all.
         source_schemes: what sources may begin with; an installed source of one's own counts only when it is named here.
         source_buckets: `bucket` or `bucket/prefix` that `s3://` sources may name; `*` is any.
@@ -94,6 +96,11 @@ class Settings(BaseSettings):
     agent_loras: bool = False
     loras_listen: str | None = None
     loras_token: SecretStr | None = None
+
+    operations_active: int = Field(default=100, ge=1)
+    operations_active_per_actor: int = Field(default=50, ge=1)
+    operations_queued: int = Field(default=1000, ge=0, le=10_000)
+    operations_queued_per_actor: int = Field(default=500, ge=0)
 
     file_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     source_buckets: Annotated[tuple[str, ...], NoDecode] = ()

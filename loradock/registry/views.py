@@ -40,7 +40,7 @@ class AliasView(Model):
     """A movable pointer to a version.
 
     Attributes:
-        revision: raised by every move; compare it with If-Match.
+        revision: raised by every move, and never given again when the alias was deleted; compare it with If-Match.
     """
 
     adapter: str
@@ -180,6 +180,8 @@ class OperationView(Model):
         run_id: the run of its workflow that holds it, None before it began.
         epoch: the fencing epoch that it holds.
         repairs_pending: something could not be put back and waits for the reconciler.
+        queue_position: 1 is next; None when it does not wait for room.
+        retry_of: the operation that it does again where that failed.
     """
 
     id: str
@@ -197,6 +199,8 @@ class OperationView(Model):
     run_id: str | None
     epoch: int
     requested_by: str
+    queue_position: int | None = None
+    retry_of: str | None = None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None

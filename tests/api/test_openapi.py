@@ -36,6 +36,7 @@ OPERATION_IDS = {
     "get_operation",
     "stream_operation_events",
     "abort_operation",
+    "retry_operation",
     "list_engines",
     "get_engine",
     "list_cards",
