@@ -20,6 +20,8 @@ from activities.interface.cards import (
     UnloadPlanInput,
 )
 from activities.interface.common import Done
+from loradock.core.errors import CATALOG
+from loradock.core.models import Failure, StepReport, StepState
 from loradock.core.requests import EngineTarget, LoadPlan, OperationResult, UnloadPlan
 from loradock.core.signatures import SignatureRules
 from loradock.registry import cards, loading, operation_steps, placement, runs, signatures, unloading
@@ -52,6 +54,7 @@ class CardActivities:
             plan = await placement.plan_load(tx, given.run, given.request)
             await signatures.check_admitted(tx, plan.ref, rule)
             await runs.begin(tx, given.run, _steps(LOAD_STEPS, plan.targets))
+            await operation_steps.record_steps(tx, given.run.operation, _left_out(plan))
         return plan
 
     @activity.defn(name=STAGE_CARD.name)
@@ -113,6 +116,19 @@ class CardActivities:
         async with self._database.transaction() as tx:
             await cards.mark_card_lost(tx, given.run, given.ref, given.target, given.reason)
         return Done()
+
+
+def _left_out(plan: LoadPlan) -> list[StepReport]:
+    """Engines that were asked for and cannot take the version are seen in the operation, too."""
+    return [
+        StepReport(
+            name="place",
+            engine=engine,
+            state=StepState.SKIPPED,
+            error=Failure(code=code, message=CATALOG[code].title if code in CATALOG else code),
+        )
+        for engine, code in plan.left_out.items()
+    ]
 
 
 def _steps(

@@ -23,7 +23,9 @@ async def request_abort(parts: ApiDependencies, operation: str, actor: str) -> O
     Raises:
         LoradockError: `operation_not_found`, `operation_ended`, `temporal_unavailable`.
     """
-    found = await _note(parts, operation, actor)
+    found, queued = await _note(parts, operation, actor)
+    if queued:  # nobody has ever told Temporal of it
+        return found
     try:
         async with asyncio.timeout(START_SECONDS):
             await parts.temporal.get_workflow_handle(found.workflow_id).cancel()
@@ -37,8 +39,12 @@ async def request_abort(parts: ApiDependencies, operation: str, actor: str) -> O
     return found
 
 
-async def _note(parts: ApiDependencies, operation: str, actor: str) -> OperationView:
-    """Write the wish to the audit, and end what has not begun: a run that comes later finds it ended."""
+async def _note(parts: ApiDependencies, operation: str, actor: str) -> tuple[OperationView, bool]:
+    """Write the wish to the audit, and end what has not begun: a run that comes later finds it ended.
+
+    Returns:
+        The operation, and whether it was waiting in the queue.
+    """
     async with parts.database.transaction() as tx:
         row = await runs.lock_operation(tx, operation)
         if not runs.active(row):
@@ -54,4 +60,4 @@ async def _note(parts: ApiDependencies, operation: str, actor: str) -> Operation
         if row.run_id is None:
             failure = Failure(code="operation_cancelled", message=f"aborted by {actor} before it began")
             await runs.end(tx, row, OperationState.ABORTED, failure)
-        return await operations.get_operation(tx, operation)
+        return await operations.get_operation(tx, operation), row.admitted_at is None

@@ -11,6 +11,7 @@ from typing import Final
 from api import docs_page
 from loradock.core.errors import LoradockError
 from loradock.core.settings import Settings
+from loradock.registry.audit import SYSTEM_ACTOR
 
 OPERATOR: Final = "operator"
 """The actor behind `LORADOCK_API_TOKEN`."""
@@ -78,7 +79,7 @@ class TokenBook:
         if settings.api_token is not None:
             entries.append((settings.api_token.get_secret_value(), Principal(OPERATOR, Role.OPERATOR)))
         for actor, token in settings.api_tokens.items():
-            if not _ACTOR.fullmatch(actor) or actor == AGENT:
+            if not _ACTOR.fullmatch(actor) or actor in (AGENT, SYSTEM_ACTOR):
                 raise LoradockError("setting_invalid", "LORADOCK_API_TOKENS: a key is not an actor's name")
             entries.append((token.get_secret_value(), Principal(actor, Role.OPERATOR)))
         if settings.agent_token is not None:

@@ -62,7 +62,7 @@ async def remove(parts: ApiDependencies, actor: str, name: str) -> LoraChanged:
     """
     async with parts.database.read() as reader:
         await adapter_rows.require(reader, name)
-        found = await deployments.list_deployments(reader, adapter=name)
+        found = await deployments.of_adapter(reader, name)
     pools = [deployment.pool for deployment in found if deployment.versions]
     if not pools:
         raise LoradockError("version_not_loaded", f"LoRA adapter '{name}' is not loaded")

@@ -37,7 +37,7 @@ async def choose_unload_pool(tx: Reader, adapter: str, given: str | None, settin
         LoradockError: `adapter_not_found`, `pool_ambiguous` (details: `pools`).
     """
     if given is None:
-        deployed = await deployments.list_deployments(tx, adapter=adapter)
+        deployed = await deployments.of_adapter(tx, adapter)
         found = _only([item.pool for item in deployed if item.versions], f"adapter {adapter}")
         if found is not None:
             return found

@@ -14,7 +14,7 @@ from api.fields import (
     VersionNumber,
 )
 from loradock.core.models import Digest, StepReport
-from loradock.core.requests import Labels, LoadPolicy
+from loradock.core.requests import MAX_LABELS, Labels, LoadPolicy
 from loradock.registry.views import OperationView
 
 DEFAULT_DRAIN_SECONDS = 30.0
@@ -69,6 +69,17 @@ class LoadBody(Body):
         description="These engines only; else every engine of the pool that is alive.",
         examples=[["e0"]],
     )
+    labels: Annotated[Labels, Field(max_length=MAX_LABELS)] = Field(
+        default_factory=dict,
+        description="Engines with all of these labels only; an agent is given them by `--label`.",
+        examples=[{"zone": "a"}],
+    )
+    replicas: Count | Literal["all"] = Field(
+        default="all",
+        description="On so many of these engines. Those that serve the version already stay; then those with its bytes "
+        "and room are chosen, and what is chosen hardly changes when engines come and go.",
+        examples=["all", 2],
+    )
     policy: LoadPolicy = Field(
         default=LoadPolicy.ALL,
         description="`all`: when one engine fails, every engine is put back. `best_effort`: those that became ready "
@@ -80,6 +91,11 @@ class LoadBody(Body):
     def _enough_engines_named(self) -> "LoadBody":
         if self.engines is not None and self.min_ready > len(set(self.engines)):
             raise ValueError("min_ready is more than the engines that are named")
+        if isinstance(self.replicas, int):
+            if self.engines is not None and self.replicas > len(set(self.engines)):
+                raise ValueError("replicas is more than the engines that are named")
+            if self.min_ready > self.replicas:
+                raise ValueError("min_ready is more than replicas")
         return self
 
 

@@ -23,8 +23,8 @@ TEMPORAL_DOWN: Final = (RPCError, RuntimeError, OSError, TimeoutError)
 
 async def start(parts: ApiDependencies, operation: OperationView) -> OperationView:
     """Start the workflow of a committed operation that has not begun; harmless when it was started before."""
-    if operation.state is not OperationState.PENDING:
-        return operation
+    if operation.state is not OperationState.PENDING or operation.queue_position is not None:
+        return operation  # what waits for its turn is started by the relay
     try:
         async with asyncio.timeout(START_SECONDS):
             await start_operation(

@@ -1,10 +1,9 @@
 """From a request to an operation: settle what was left open, keep it, check it, start it.
 
 The operation is kept first and checked in the same transaction: a request that is sent twice finds its operation
-before a check can say that there is nothing left to do, and a request that fails a check leaves nothing behind.
+before a check can say that there is nothing left to do, and a request that fails a check leaves nothing behind. Then it
+is started, or waits in the queue.
 """
-
-from collections.abc import Awaitable, Callable
 
 from api import base_models
 from api.dependencies import ApiDependencies
@@ -12,11 +11,13 @@ from api.placement import choose_load_pool, choose_unload_pool, resolve_version
 from api.schemas import LoadBody, PublishBody, UnloadBody
 from api.starting import start
 from loradock.core.requests import LoadRequest, PublishRequest, ThenLoad, UnloadRequest
-from loradock.registry import operations, placement, unloading
-from loradock.registry.database import Transaction
+from loradock.core.settings import Settings
+from loradock.registry import admission, operations, placement, retrying, unloading
+from loradock.registry.admission import Limits
+from loradock.registry.database import Reader, Transaction
 from loradock.registry.views import OperationView
 
-Check = Callable[[], Awaitable[object]]
+Request = PublishRequest | LoadRequest | UnloadRequest
 
 
 async def submit_publish(
@@ -45,30 +46,55 @@ async def submit_publish(
         then=then,
     )
     async with parts.database.transaction() as tx:
-        operation = await _keep(tx, actor, key, request, lambda: base_models.check_publish(tx, request))
+        operation = await _keep(tx, parts, actor, key, request)
     return await start(parts, operation)
 
 
+async def load_request(
+    tx: Reader, settings: Settings, adapter: str, body: LoadBody, plan: str | None = None
+) -> LoadRequest:
+    """A load with everything settled that was left open.
+
+    Args:
+        plan: the etag of the plan that it must be.
+
+    Raises:
+        LoradockError: `adapter_not_found`, `alias_not_found`, `pool_ambiguous`.
+    """
+    return LoadRequest(
+        adapter=adapter,
+        version=await resolve_version(tx, adapter, body.version),
+        pool=await choose_load_pool(tx, adapter, body.pool, settings),
+        engines=None if body.engines is None else tuple(dict.fromkeys(body.engines)),
+        labels=body.labels,
+        replicas=None if body.replicas == "all" else body.replicas,
+        policy=body.policy,
+        min_ready=body.min_ready,
+        plan=plan,
+    )
+
+
 async def submit_load(
-    parts: ApiDependencies, actor: str, key: str | None, adapter: str, body: LoadBody
+    parts: ApiDependencies,
+    actor: str,
+    key: str | None,
+    adapter: str,
+    body: LoadBody,
+    *,
+    plan: str | None = None,
 ) -> OperationView:
     """Keep a load and start it.
 
+    Args:
+        plan: the etag of the plan that it must be.
+
     Raises:
         LoradockError: everything that can be told at once: unknown adapter, version, pool or engine; version not ready;
-            rank; base model; no engine alive; `adapter_busy`, `idempotency_key_reused`.
+            rank; base model; slots; no engine alive; `plan_outdated`, `adapter_busy`, `idempotency_key_reused`.
     """
     async with parts.database.transaction() as tx:
-        version = await resolve_version(tx, adapter, body.version)
-        request = LoadRequest(
-            adapter=adapter,
-            version=version,
-            pool=await choose_load_pool(tx, adapter, body.pool, parts.settings),
-            engines=body.engines,
-            policy=body.policy,
-            min_ready=body.min_ready,
-        )
-        operation = await _keep(tx, actor, key, request, lambda: placement.check_load(tx, request))
+        request = await load_request(tx, parts.settings, adapter, body, plan)
+        operation = await _keep(tx, parts, actor, key, request)
     return await start(parts, operation)
 
 
@@ -91,18 +117,52 @@ async def submit_unload(
             drain_seconds=body.drain,
             force=body.force,
         )
-        operation = await _keep(tx, actor, key, request, lambda: unloading.check_unload(tx, request))
+        operation = await _keep(tx, parts, actor, key, request)
     return await start(parts, operation)
+
+
+async def submit_retry(parts: ApiDependencies, actor: str, key: str | None, operation: str) -> OperationView:
+    """Do again what failed of an operation, as an operation of its own.
+
+    Raises:
+        LoradockError: `operation_not_found`, `operation_not_retryable`, and those of the request that it comes to.
+    """
+    async with parts.database.transaction() as tx:
+        # What is left to do changes with the retry itself: the key is looked up before.
+        known = None if key is None else await operations.operation_of_key(tx, actor, key)
+        if known is not None and known.retry_of == operation:
+            kept = known
+        else:
+            request = await retrying.retry_request(tx, operation)
+            kept = await _keep(tx, parts, actor, key, request, retry_of=operation)
+    return await start(parts, kept)
 
 
 async def _keep(
     tx: Transaction,
+    parts: ApiDependencies,
     actor: str,
     key: str | None,
-    request: PublishRequest | LoadRequest | UnloadRequest,
-    check: Check,
+    request: Request,
+    *,
+    retry_of: str | None = None,
 ) -> OperationView:
-    submitted = await operations.submit(tx, operations.NewOperation.of(request, actor, key))
-    if submitted.created:
-        await check()
-    return submitted.operation
+    new = operations.NewOperation.of(request, actor, key).model_copy(update={"retry_of": retry_of})
+    submitted = await operations.submit(tx, new)
+    if not submitted.created:
+        return submitted.operation
+    await _check(tx, request)
+    if await admission.enter(tx, new.id, actor, Limits.of(parts.settings)):
+        return submitted.operation
+    return await operations.get_operation(tx, new.id)
+
+
+async def _check(tx: Transaction, request: Request) -> None:
+    """See that the request can be met, as far as that can be told at once."""
+    match request:
+        case PublishRequest():
+            await base_models.check_publish(tx, request)
+        case LoadRequest():
+            await placement.check_load(tx, request)
+        case UnloadRequest():
+            await unloading.check_unload(tx, request)

@@ -104,7 +104,7 @@ async def run(
 
         cache_watch = CacheWatch(host_cache)
         keeper = LeaseKeeper(
-            identity, engines, urls, control_plane, forget_earlier_lives, cache=cache_watch.report
+            identity, engines, urls, control_plane, forget_earlier_lives, cache=cache_watch.news
         )
         slots = TransferSlots(DOWNLOADS_AT_ONCE)
         cache = CacheActivities(host_cache, engines, control_plane, slots)
@@ -160,4 +160,4 @@ def main(
         check_simple_name(name)
     if not engines:
         raise LoradockError("setting_invalid", "an agent needs at least one engine (--engine id=url)")
-    asyncio.run(run(settings, HostIdentity(agent_id, pool), engines, ready_file))
+    asyncio.run(run(settings, HostIdentity(agent_id, pool, dict(settings.agent_labels)), engines, ready_file))

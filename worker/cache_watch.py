@@ -1,10 +1,22 @@
-"""The host's cache in numbers, counted now and then, told with each renewal of the lease."""
+"""The host's cache, looked at now and then, told with the lease when there is news."""
 
 import asyncio
 from dataclasses import asdict
+from typing import NamedTuple
 
 from loradock.artifacts.cache import HostCache
-from loradock.core.requests import CacheReport
+from loradock.core.requests import CACHED_DIGESTS_TOLD, CacheReport
+
+
+class CacheNews(NamedTuple):
+    """A look at the cache.
+
+    Attributes:
+        digests: what it holds, the most recently used first, at most `CACHED_DIGESTS_TOLD`.
+    """
+
+    figures: CacheReport
+    digests: tuple[str, ...]
 
 
 class CacheWatch:
@@ -12,7 +24,7 @@ class CacheWatch:
 
     def __init__(self, cache: HostCache) -> None:
         self._cache = cache
-        self._last: CacheReport | None = None
+        self._last: CacheNews | None = None
 
     async def count(self) -> None:
         """Count once.
@@ -20,9 +32,12 @@ class CacheWatch:
         Raises:
             LoradockError: `disk_error`.
         """
-        figures = await asyncio.to_thread(self._cache.figures)
-        self._last = CacheReport(**asdict(figures))
+        self._last = await asyncio.to_thread(self._look)
 
-    def report(self) -> CacheReport | None:
-        """The figures as last counted."""
+    def _look(self) -> CacheNews:
+        digests = self._cache.digests()[:CACHED_DIGESTS_TOLD]
+        return CacheNews(CacheReport(**asdict(self._cache.figures())), tuple(digests))
+
+    def news(self) -> CacheNews | None:
+        """What was seen last; the same object until the next look."""
         return self._last

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from loradock import __version__
 from loradock.core.base_config import BaseConfig
 from loradock.core.errors import LoradockError
-from loradock.core.requests import CacheReport, EngineReport, LeaseRenewal
+from loradock.core.requests import EngineReport, LeaseRenewal
 from loradock.engines.protocol import AdapterState, Engine, EngineState
+from worker.cache_watch import CacheNews
 from worker.control_plane import ControlPlane
 
 _log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class LeaseKeeper:
     Args:
         urls: of the engines, by id.
         on_new_life: told engine and incarnation when an engine is first seen in a life; must not fail.
-        cache: the host's cache in numbers as last counted, None before; never waits.
+        cache: the host's cache as last looked at, None before; never waits. Told when it was looked at again.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class LeaseKeeper:
         control_plane: ControlPlane,
         on_new_life: Callable[[str, str], Awaitable[None]] | None = None,
         *,
-        cache: Callable[[], CacheReport | None] = lambda: None,
+        cache: Callable[[], CacheNews | None] = lambda: None,
     ) -> None:
         self._identity = identity
         self._engines = engines
@@ -64,6 +65,7 @@ class LeaseKeeper:
         self._control_plane = control_plane
         self._on_new_life = on_new_life
         self._cache = cache
+        self._cache_told: CacheNews | None = None
         self._reports: dict[str, EngineReport] = {}
         self._changed = asyncio.Event()
         self._refused: dict[str, str] = {}
@@ -98,6 +100,8 @@ class LeaseKeeper:
             Superseded: this process must not touch the engines any more.
             LoradockError: the API did not take it.
         """
+        cache = self._cache()
+        news = None if cache is self._cache_told else cache
         renewal = LeaseRenewal(
             agent=self._identity.agent,
             instance=self._identity.instance,
@@ -105,9 +109,11 @@ class LeaseKeeper:
             agent_version=__version__,
             labels=self._identity.labels,
             engines=tuple(self._reports[name] for name in self._engines),
-            cache=self._cache(),
+            cache=news.figures if news else None,
+            cached_digests=news.digests if news else None,
         )
         answer = await self._control_plane.renew(renewal)
+        self._cache_told = cache
         if answer.superseded:
             raise Superseded
         for name, why in answer.refused.items():

@@ -24,6 +24,7 @@ from loradock.core.reconcile import ReconcileRules
 from loradock.core.settings import Settings
 from loradock.core.signatures import SignatureRules
 from loradock.registry import agents
+from loradock.registry.admission import Limits
 from loradock.registry.database import Database
 from worker import reconciler, search_attributes
 from worker.collection import ensure_schedule
@@ -150,7 +151,7 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
         artifacts = ArtifactActivities(staging, store, TransferSlots(TRANSFERS_AT_ONCE), progress, signatures)
         collection = CollectionActivities(database, store, staging)
         sweeper = Sweeper(database, client)
-        relay = Relay(database, client, sweeper)
+        relay = Relay(database, client, sweeper, Limits.of(settings))
         starter = reconciler.ReconcileStarter(database, settings.require("database_url"), client)
         with ThreadPoolExecutor(TRANSFERS_TAKEN, thread_name_prefix="transfer") as executor:
             workers = [

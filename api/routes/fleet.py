@@ -68,8 +68,15 @@ async def list_cards(
 
 @router.get("/deployments", responses=documented())
 async def list_deployments(
-    *, parts: Parts, adapter: AdapterFilter = None, pool: PoolFilter = None
+    *,
+    parts: Parts,
+    adapter: AdapterFilter = None,
+    pool: PoolFilter = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> Page[DeploymentView]:
     """What is wanted of each adapter in each pool: its versions and their shares of the traffic."""
     async with parts.database.read() as reader:
-        return Page(items=await deployments.list_deployments(reader, adapter=adapter, pool=pool))
+        return await deployments.list_deployments(
+            reader, adapter=adapter, pool=pool, limit=limit, cursor=cursor
+        )

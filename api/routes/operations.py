@@ -6,12 +6,13 @@ from fastapi import APIRouter, Path, Query, Response
 
 from api.aborting import request_abort
 from api.bodies import operation_body, operation_page, operation_response
-from api.dependencies import Actor, Cursor, Limit, Parts
+from api.dependencies import Actor, Cursor, IdempotencyKey, Limit, Parts
 from api.events import OperationEventStream
 from api.fields import AdapterField
 from api.problems import documented
 from api.routes.security import OPERATOR_TOKEN
 from api.schemas import OperationBody
+from api.submission import submit_retry
 from api.waiting import WaitFor, read_operation, wait_for_end
 from loradock.core.models import OperationKind, OperationState
 from loradock.registry import operations
@@ -76,6 +77,36 @@ async def stream_operation_events(*, operation: OperationId, parts: Parts) -> Op
     """Follow an operation. A stream that breaks off without `end` is to be opened again."""
     await read_operation(parts, operation)
     return OperationEventStream(parts, operation)
+
+
+@router.post(
+    "/{operation}/retry",
+    status_code=202,
+    response_model=OperationBody,
+    responses=documented(
+        "operation_not_found",
+        "operation_not_retryable",
+        "adapter_busy",
+        "idempotency_key_reused",
+        "engine_lost",
+        "no_engine_alive",
+        "no_free_slot",
+        "version_not_loaded",
+        "too_many_requests",
+    ),
+)
+async def retry_operation(
+    *,
+    operation: OperationId,
+    parts: Parts,
+    actor: Actor,
+    wait: WaitFor,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Do again what failed of an operation that has ended, as a new one: a load comes to the engines alone that failed
+    or are missing; a publish or an unload is asked for as it was. Refused like the request that it comes to."""
+    asked = await submit_retry(parts, actor, idempotency_key, operation)
+    return operation_response(await wait_for_end(parts, asked, wait.seconds), parts.settings, wait)
 
 
 @router.post(

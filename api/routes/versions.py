@@ -38,6 +38,7 @@ router = APIRouter(
             "base_model_unknown",
             "adapter_busy",
             "idempotency_key_reused",
+            "too_many_requests",
         ),
     },
 )

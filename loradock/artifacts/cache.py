@@ -176,6 +176,11 @@ class HostCache:
         """The cache in numbers."""
         return self._upkeep.figures()
 
+    def digests(self) -> list[str]:
+        """The artifacts that are here whole, the most recently used first."""
+        entries = reversed(self._upkeep.entries())
+        return list(dict.fromkeys(entry.digest for entry in entries if entry.complete))
+
     def _doubts(self) -> bool:
         verify = self._policy.verify
         if verify is VerifyPolicy.SAMPLED:

@@ -1,7 +1,5 @@
 """Commands that change something: publish, load, unload, alias."""
 
-from collections.abc import Mapping
-from enum import StrEnum
 from typing import Annotated
 from urllib.parse import quote
 
@@ -10,30 +8,24 @@ import typer
 from loradock.cli import text
 from loradock.cli.arguments import adapter_and_version, labels, seconds, source_uri
 from loradock.cli.client import adapter_path
-from loradock.cli.failures import usage
 from loradock.cli.outcome import IdempotencyKey, Timeout, Wait, conclude
+from loradock.cli.selection import (
+    Engines,
+    LoadPolicy,
+    MinReady,
+    Policy,
+    Pool,
+    Replicas,
+    SelectedLabels,
+    VersionArgument,
+    VersionedName,
+    given,
+    load_body,
+    required_version,
+)
 from loradock.cli.session import ApiUrl, AsJson, Token, open_session
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Adapter: name or org/name.")]
-Pool = Annotated[
-    str | None,
-    typer.Option(
-        "--pool", metavar="POOL", help="May be left out where one pool alone fits.", show_default=False
-    ),
-]
-Engines = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--engine", metavar="ENGINE", help="These engines only; can be repeated.", show_default=False
-    ),
-]
-
-
-class Policy(StrEnum):
-    """What a load does when an engine fails."""
-
-    ALL = "all"
-    BEST_EFFORT = "best_effort"
 
 
 def publish(
@@ -75,33 +67,28 @@ def publish(
     }
     limit = seconds(timeout) if timeout else None
     with open_session(api_url, token, as_json=as_json) as session:
-        operation = session.client.post(f"{adapter_path(name)}/versions", _given(body), key=idempotency_key)
+        operation = session.client.post(f"{adapter_path(name)}/versions", given(body), key=idempotency_key)
         conclude(session, operation, wait=wait, timeout=limit)
 
 
 def load(
     *,
-    name: Annotated[
-        str, typer.Argument(metavar="NAME[@VERSION]", help="Adapter, with its version or alias.")
-    ],
-    version: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="VERSION", help="Version or alias, if not given behind @.", show_default=False
-        ),
-    ] = None,
+    name: VersionedName,
+    version: VersionArgument = None,
     pool: Pool = None,
     engine: Engines = None,
-    policy: Annotated[
-        Policy,
+    label: SelectedLabels = None,
+    replicas: Replicas = None,
+    policy: LoadPolicy = Policy.ALL,
+    min_ready: MinReady = None,
+    plan: Annotated[
+        str | None,
         typer.Option(
-            "--policy",
-            help="all: put every engine back when one fails; best_effort: keep those that are ready.",
+            "--plan",
+            metavar="ETAG",
+            help="Do just what 'loradock plan' showed under this etag, or nothing.",
+            show_default=False,
         ),
-    ] = Policy.ALL,
-    min_ready: Annotated[
-        int | None,
-        typer.Option("--min-ready", min=1, help="For best_effort: engines that must become ready."),
     ] = None,
     wait: Wait = True,
     timeout: Timeout = None,
@@ -111,15 +98,14 @@ def load(
     as_json: AsJson = False,
 ) -> None:
     """Load a version on the engines of a pool."""
-    adapter, chosen = adapter_and_version(name, version)
-    if chosen is None:
-        raise usage("which version?", f"loradock load {text.clean(adapter)}@1, or an alias in its place.")
-    body = {
-        "version": chosen, "pool": pool, "engines": engine or None, "policy": policy.value, "min_ready": min_ready,
-    }  # fmt: skip
+    adapter, chosen = required_version("load", name, version)
+    body = load_body(chosen, pool, engine, label, replicas, policy=policy, min_ready=min_ready)
     limit = seconds(timeout) if timeout else None
+    headers = {"If-Match": f'"{plan.strip(chr(34))}"'} if plan else {}
     with open_session(api_url, token, as_json=as_json) as session:
-        operation = session.client.post(f"{adapter_path(adapter)}/load", _given(body), key=idempotency_key)
+        operation = session.client.post(
+            f"{adapter_path(adapter)}/load", body, key=idempotency_key, headers=headers
+        )
         conclude(session, operation, wait=wait, timeout=limit)
 
 
@@ -160,7 +146,7 @@ def unload(
     }
     limit = seconds(timeout) if timeout else None
     with open_session(api_url, token, as_json=as_json) as session:
-        operation = session.client.post(f"{adapter_path(adapter)}/unload", _given(body), key=idempotency_key)
+        operation = session.client.post(f"{adapter_path(adapter)}/unload", given(body), key=idempotency_key)
         conclude(session, operation, wait=wait, timeout=limit)
 
 
@@ -179,8 +165,3 @@ def alias(
         moved = session.client.put(path, {"version": version})
         line = f"{text.clean(name)}@{text.clean(alias_name)} is version {text.clean(moved.get('version'))}"
         session.answer(moved, lambda: session.say(line))
-
-
-def _given(body: Mapping[str, object]) -> dict[str, object]:
-    """Without what was not given: the API's defaults are the API's."""
-    return {name: value for name, value in body.items() if value is not None}

@@ -63,7 +63,12 @@ class ApiClient:
         return self._send("GET", path, query=query)
 
     def post(
-        self, path: str, body: Mapping[str, object] | None = None, *, key: str | None = None
+        self,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Document:
         """Ask for a change. A try that broke off is repeated under the same Idempotency-Key, so it happens once.
 
@@ -73,7 +78,9 @@ class ApiClient:
         Raises:
             CommandFailure: refused (4), not reachable or broken (5).
         """
-        return self._send("POST", path, body=body, headers={"Idempotency-Key": key or uuid.uuid4().hex})
+        return self._send(
+            "POST", path, body=body, headers={**(headers or {}), "Idempotency-Key": key or uuid.uuid4().hex}
+        )
 
     def put(self, path: str, body: Mapping[str, object]) -> Document:
         """Set something.

@@ -32,7 +32,7 @@ _ENGINES = (
     Column("ENGINE"), Column("STATUS", state=True), Column("POOL", shrinks=True), Column("DRIFT"),
     Column("FREE", right=True), Column("RANK", right=True), Column("BASE MODEL", shrinks=True),
     Column("RESIDENT", shrinks=True), Column("KIND", from_width=100), Column("AGENT", from_width=100),
-    Column("SEEN", right=True, from_width=100), Column("URL", from_width=120),
+    Column("SEEN", right=True, from_width=100), Column("LABELS", from_width=100), Column("URL", from_width=120),
 )  # fmt: skip
 _CARDS = (
     Column("SERVED NAME"), Column("ENGINE"), Column("STATE", state=True), Column("POOL", shrinks=True),
@@ -113,13 +113,14 @@ def list_deployments(
     *,
     adapter: AdapterFilter = None,
     pool: PoolFilter = None,
+    limit: Limit = 100,
     api_url: ApiUrl = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """What is wanted: each adapter's versions in each pool, with their shares of the traffic."""
     with open_session(api_url, token, as_json=as_json) as session:
-        page = session.client.get("/v1/deployments", adapter=adapter, pool=pool)
+        page = fetch_page(session, "/v1/deployments", limit, adapter=adapter, pool=pool)
         _show(session, page, _DEPLOYMENTS, _deployment_row, "no deployments")
 
 
@@ -167,7 +168,9 @@ def _engine_row(engine: Document) -> tuple[object, ...]:
         engine.get("id"), engine.get("status"), engine.get("pool"), drift_summary(engine),
         f"{engine.get('free_slots')}/{engine.get('usable_slots')}", engine.get("max_lora_rank"),
         engine.get("base_model"), ", ".join(text.clean(name) for name in engine.get("resident") or []),
-        engine.get("kind"), engine.get("agent"), text.age(engine.get("seen_at")), engine.get("url"),
+        engine.get("kind"), engine.get("agent"), text.age(engine.get("seen_at")),
+        ", ".join(f"{text.clean(key)}={text.clean(value)}" for key, value in (engine.get("labels") or {}).items()),
+        engine.get("url"),
     )  # fmt: skip
 
 

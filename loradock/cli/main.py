@@ -19,6 +19,7 @@ from loradock.cli import (
     inspecting,
     lists,
     operations,
+    planning,
     processes,
     showing,
     signing,
@@ -61,6 +62,7 @@ def _options(
 
 
 app.command("publish")(changes.publish)
+app.command("plan")(planning.plan)
 app.command("load")(changes.load)
 app.command("unload")(changes.unload)
 app.command("alias")(changes.alias)

@@ -1,4 +1,4 @@
-"""`loradock ops`: list operations, show one, wait for one, abort one."""
+"""`loradock ops`: list operations, show one, wait for one, retry one, abort one."""
 
 from typing import Annotated
 
@@ -10,12 +10,12 @@ from loradock.cli.arguments import seconds
 from loradock.cli.client import Document, operation_path
 from loradock.cli.groups import OperationsGroup, command_group
 from loradock.cli.listing import Limit, fetch_page
-from loradock.cli.outcome import Timeout, Wait, conclude, summary
-from loradock.cli.progress import headline, steps_table
+from loradock.cli.outcome import IdempotencyKey, Timeout, Wait, conclude, summary
+from loradock.cli.progress import headline, standing, steps_table
 from loradock.cli.render import Column, print_facts, print_table
 from loradock.cli.session import ApiUrl, AsJson, Session, Token, open_session
 
-app = command_group(OperationsGroup, "Operations: list (default), show ID (or just ID), wait, abort.")
+app = command_group(OperationsGroup, "Operations: list (default), show ID (or just ID), wait, retry, abort.")
 
 Operation = Annotated[str, typer.Argument(metavar="ID", help="Operation id.")]
 
@@ -77,6 +77,24 @@ def wait_for_operation(
         conclude(session, session.client.get(operation_path(operation)), wait=True, timeout=limit)
 
 
+@app.command("retry")
+def retry_operation(
+    *,
+    operation: Operation,
+    wait: Wait = True,
+    timeout: Timeout = None,
+    idempotency_key: IdempotencyKey = None,
+    api_url: ApiUrl = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do again what failed of an operation, as a new one: a load comes to the engines alone that failed or are missing."""
+    limit = seconds(timeout) if timeout else None
+    with open_session(api_url, token, as_json=as_json) as session:
+        asked = session.client.post(f"{operation_path(operation)}/retry", key=idempotency_key)
+        conclude(session, asked, wait=wait, timeout=limit)
+
+
 @app.command("abort")
 def abort_operation(
     *,
@@ -115,7 +133,8 @@ def _print_operation(session: Session, operation: Document) -> None:
         {
             "operation": operation.get("id"),
             "what": headline(operation),
-            "state": operation.get("state"),
+            "state": standing(operation),
+            "retries": operation.get("retry_of"),
             "result": "; ".join(summary(operation)) if operation.get("state") == "succeeded" else None,
             "error": f"{error.get('code')}: {error.get('message')}" if error else None,
             "requested": f"{text.age(operation.get('created_at'))} ago by {operation.get('requested_by')}",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from loradock.cli.arguments import labels
 from loradock.cli.failures import CommandFailure, usage
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def orchestrator(ready_file: ReadyFile = None, log_json: LogJson = False) -> Non
 
 
 def agent(
+    *,
     agent_id: Annotated[
         str | None,
         typer.Option("--id", metavar="ID", help="Its name. [env: LORADOCK_AGENT_ID]", show_default=False),
@@ -85,11 +87,25 @@ def agent(
         str | None,
         typer.Option("--pool", metavar="POOL", help="Their pool. [env: LORADOCK_POOL]", show_default=False),
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="KEY=VALUE",
+            help="Loads select engines by it; can be repeated. [env: LORADOCK_AGENT_LABELS]",
+            show_default=False,
+        ),
+    ] = None,
     ready_file: ReadyFile = None,
     log_json: LogJson = False,
 ) -> None:
     """Run a host agent, beside the engines that it works for."""
-    given = {"agent_id": agent_id, "engines": ",".join(engine) if engine else None, "pool": pool}
+    given = {
+        "agent_id": agent_id,
+        "engines": ",".join(engine) if engine else None,
+        "pool": pool,
+        "agent_labels": labels(label) if label else None,
+    }
     overrides = {name: value for name, value in given.items() if value}
     with _process("agent", log_json=log_json, **overrides) as settings:
         from worker import agent as process

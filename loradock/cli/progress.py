@@ -44,6 +44,12 @@ def headline(operation: Document) -> str:
     return f"{text.clean(operation.get('kind'))} {text.target(operation)}" + (f" in {pool}" if pool else "")
 
 
+def standing(operation: Document) -> str:
+    """An operation's state, with its place in the queue while it waits for room."""
+    state, place = text.clean(operation.get("state")), operation.get("queue_position")
+    return f"{state}, number {text.clean(place)} in the queue" if place else state
+
+
 def steps_table(operation: Document, limit: int | None = None) -> Table:
     """The operation's steps.
 
@@ -128,7 +134,12 @@ class _Live:
         state = text.clean(operation.get("state"))
         took = text.duration(text.between(operation.get("created_at"), operation.get("ended_at")))
         title = Text.assemble(
-            (headline(operation), "bold"), "  ", (state, style_of(state)), "  ", (took, "dim"), no_wrap=True
+            (headline(operation), "bold"),
+            "  ",
+            (standing(operation), style_of(state)),
+            "  ",
+            (took, "dim"),
+            no_wrap=True,
         )
         return Group(title, steps_table(operation, max(3, self._console.height - _OTHER_LINES)))
 
@@ -149,7 +160,7 @@ class _Lines:
         self._state = ""
 
     def show(self, operation: Document) -> None:
-        state = text.clean(operation.get("state"))
+        state = standing(operation)
         if state != self._state:
             self._state = state
             self._print(f"{headline(operation)}: {state} ({text.clean(operation.get('id'))})")

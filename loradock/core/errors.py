@@ -83,7 +83,8 @@ CATALOG: Final[dict[str, ErrorSpec]] = {
     "base_config_invalid": _caller(422, "This is no base model's config.json.", "Give the config.json of the base model's own folder."),
     "base_model_unknown": _caller(422, "Nothing tells which base model the adapter is for.", "Give base_model with the first version."),
     "operation_ended": _state(409, "The operation has ended already.", "Start a new one."),
-    "too_many_requests": _state(429, "Too many operations at once.", "Try again after the time in Retry-After."),
+    "operation_not_retryable": _state(409, "The operation has not ended, or left nothing to do again.", "See it with 'loradock ops ID'; ask for the change anew if it is still wanted."),
+    "too_many_requests": _state(429, "Too many operations are under way, and the queue is full.", "Try again after the time in Retry-After."),
     "request_too_large": _caller(413, "The request body is larger than this call takes.", "Send less; artifacts are published by their address, not in the body."),
     # Sources and artifacts
     "unsupported_scheme": _caller(422, "The source's address has a scheme that is not supported.", "Use file:// or s3://."),
@@ -144,6 +145,8 @@ CATALOG: Final[dict[str, ErrorSpec]] = {
     "path_without_digest": _caller(400, "The path given to the engine does not carry the digest.", "Report it: paths are made by the agent's cache."),
     "unload_failed": _system(502, "The engine still holds the adapter after its removal.", "It is retried; restart the engine if it stays."),
     "no_engine_alive": _state(503, "No engine of the pool is alive.", "Start an engine with its agent; see 'loradock ls engines'."),
+    "no_engine_matches": _state(409, "No engine of the pool has the labels that the request selects by.", "See the labels in 'loradock ls engines'; an agent is given them by --label."),
+    "plan_outdated": _state(409, "The load would not do what was planned any more.", "Plan again, look at what changed, and send the new etag."),
     "not_enough_engines": _state(409, "Fewer engines became ready than the request asked for.", "See the operation's steps for what each engine said."),
     # Operations
     "agent_unreachable": _state(503, "The host's agent took no work in time.", "Start the agent on the host; the operation can be repeated."),

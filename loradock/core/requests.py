@@ -11,6 +11,12 @@ from loradock.core.names import AdapterName, SimpleName
 
 Seconds = Annotated[float, Field(ge=0, le=24 * 3600)]
 
+MAX_LABELS = 64
+"""Labels that a version, an agent or a selector may have."""
+
+CACHED_DIGESTS_TOLD = 500
+"""The most recently used artifacts of a host's cache that its agent tells of."""
+
 Labels = dict[
     Annotated[str, StringConstraints(min_length=1, max_length=63)],
     Annotated[str, StringConstraints(max_length=255)],
@@ -56,23 +62,55 @@ class PublishRequest(Model):
     then: ThenLoad | None = None
 
 
+class Selection(Model):
+    """Which engines of a pool a load is for. Kept with what is wanted.
+
+    Attributes:
+        engines: these only; None is any.
+        labels: engines with all of these labels only.
+        replicas: on so many of them; None is on all.
+    """
+
+    engines: tuple[SimpleName, ...] | None = None
+    labels: Labels = Field(default_factory=dict)
+    replicas: int | None = Field(default=None, ge=1)
+
+    @property
+    def is_whole_pool(self) -> bool:
+        """Whether it is every engine of the pool, those that join later too."""
+        return self.engines is None and not self.labels and self.replicas is None
+
+
 class LoadRequest(Model):
     """Load a version on engines of a pool.
 
     Attributes:
         engines: these only; None is every engine of the pool that is alive.
+        labels: engines with all of these labels only.
+        replicas: on so many of them, chosen by placement; None is on all.
         min_ready: for `best_effort`: how many engines must become ready.
         replace: the version takes all the traffic in the moment in which it becomes routable, and the adapter's other
             versions in the pool are unloaded after that, by an operation of its own.
+        plan: the etag of the plan that this must be; None is whatever is right when it begins.
+        only: of the engines that this comes to, do these alone: a retry of what failed. What is wanted stays the whole.
     """
 
     adapter: AdapterName
     version: int = Field(ge=1)
     pool: SimpleName
     engines: tuple[SimpleName, ...] | None = Field(default=None, min_length=1, max_length=2000)
+    labels: Labels = Field(default_factory=dict, max_length=MAX_LABELS)
+    replicas: int | None = Field(default=None, ge=1)
     policy: LoadPolicy = LoadPolicy.ALL
     min_ready: int = Field(default=1, ge=1)
     replace: bool = False
+    plan: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
+    only: tuple[SimpleName, ...] | None = Field(default=None, min_length=1, max_length=2000)
+
+    @property
+    def selection(self) -> Selection:
+        """Which engines it is for."""
+        return Selection(engines=self.engines, labels=self.labels, replicas=self.replicas)
 
 
 class UnloadRequest(Model):
@@ -107,12 +145,20 @@ class EngineTarget(Model):
 
 
 class LoadPlan(Model):
-    """Where a load goes."""
+    """Where a load goes.
+
+    Attributes:
+        wanted: the engines that are to serve the version from now on, those that cannot now among them; None is all of
+            the pool.
+        left_out: engines that were asked for and cannot take the version now, with the code of each (`best_effort`).
+    """
 
     ref: VersionRef
     pool: str
     base_model: str
     targets: tuple[EngineTarget, ...]
+    wanted: tuple[str, ...] | None = None
+    left_out: dict[str, str] = Field(default_factory=dict)
 
 
 class UnloadItem(Model):
@@ -214,7 +260,8 @@ class LeaseRenewal(Model):
 
     Attributes:
         instance: one per agent process; a second live process under one agent id is told apart by it.
-        labels: facts for placement, e.g. zone.
+        labels: facts for placement, e.g. zone; those of all its engines.
+        cached_digests: the artifacts that the host's cache holds, the most recently used first; None is no news.
     """
 
     agent: SimpleName
@@ -224,6 +271,7 @@ class LeaseRenewal(Model):
     engines: tuple[EngineReport, ...] = Field(min_length=1, max_length=1000)
     labels: Labels = Field(default_factory=dict)
     cache: CacheReport | None = None
+    cached_digests: tuple[Digest, ...] | None = Field(default=None, max_length=2 * CACHED_DIGESTS_TOLD)
 
 
 class OperationResult(Model):

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 
 from loradock.core.errors import LoradockError
 from loradock.core.reconcile import ForeignPolicy
+from loradock.core.requests import MAX_LABELS, Labels
 from loradock.core.uris import SCHEMES
 
 
@@ -34,6 +35,8 @@ class Settings(BaseSettings):
         agent_loras: whether agents may pass on `/v1/loras` calls of their neighbours.
         loras_listen: `host:port` where an agent takes `/v1/loras` calls; none by default.
         loras_token: what callers there must show; without it whoever reaches the port may change adapters.
+        operations_active, operations_active_per_actor: operations that may be under way at once; others wait in a queue.
+        operations_queued, operations_queued_per_actor: operations that may wait; what is beyond is refused.
         file_roots: folders below which `file://` sources may lie; none means no `file://` at all.
         source_schemes: what sources may begin with; an installed source of one's own counts only when it is named here.
         source_buckets: `bucket` or `bucket/prefix` that `s3://` sources may name; `*` is any.
@@ -48,6 +51,7 @@ class Settings(BaseSettings):
         s3_allow_http: plain http to an S3 on another machine; `AWS_ALLOW_HTTP` counts when it is not set.
         s3_path_style: buckets in the path; without it whenever an endpoint is given.
         lora_enabled: for `get_lora_manager`; `DYN_LORA_ENABLED` counts when it is not set.
+        agent_labels: facts about the host, as JSON, that loads select engines by: `{"zone": "a"}`.
         engine_token: the bearer token of the engines' extension.
         engine_api_key: vLLM's own `--api-key`, for warm-up prompts.
         cache_max_bytes, cache_max_age_seconds: what is over them and leased by nobody is evicted.
@@ -100,6 +104,11 @@ class Settings(BaseSettings):
     loras_listen: str | None = None
     loras_token: SecretStr | None = None
 
+    operations_active: int = Field(default=100, ge=1)
+    operations_active_per_actor: int = Field(default=50, ge=1)
+    operations_queued: int = Field(default=1000, ge=0, le=10_000)
+    operations_queued_per_actor: int = Field(default=500, ge=0)
+
     file_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     source_buckets: Annotated[tuple[str, ...], NoDecode] = ()
     source_schemes: Annotated[tuple[str, ...], NoDecode] = SCHEMES
@@ -121,6 +130,7 @@ class Settings(BaseSettings):
     lora_enabled: bool | None = None
 
     agent_id: str | None = None
+    agent_labels: Labels = Field(default_factory=dict, max_length=MAX_LABELS)
     pool: str = "default"
     engines: Annotated[tuple[tuple[str, str], ...], NoDecode] = ()
     engine_kind: str = "vllm"

@@ -28,7 +28,7 @@ async def get_adapter(tx: Reader, name: str) -> AdapterDetail:
         **_view(row, latest).model_dump(),
         versions=newest.items,
         aliases=await aliases.list_aliases(tx, name),
-        deployments=await deployments.list_deployments(tx, adapter=name),
+        deployments=await deployments.of_adapter(tx, name),
     )
 
 

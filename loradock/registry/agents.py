@@ -36,6 +36,8 @@ async def renew_lease(tx: Transaction, renewal: LeaseRenewal, lease_seconds: flo
     agent.lease_until, agent.renewed_at = lease_until, now
     if renewal.cache is not None:
         _set(agent, cache=renewal.cache.model_dump(mode="json"))
+    if renewal.cached_digests is not None:
+        _set(agent, cached_digests=sorted(set(renewal.cached_digests)))
     reports = {report.engine: report for report in renewal.engines}
     granted: dict[str, int] = {}
     refused: dict[str, str] = {}

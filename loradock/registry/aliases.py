@@ -9,7 +9,7 @@ from loradock.core.names import check_alias
 from loradock.registry import adapter_rows
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.operations import IS_ACTIVE, busy
-from loradock.registry.tables import AliasRow, OperationRow
+from loradock.registry.tables import AdapterRow, AliasRow, OperationRow
 from loradock.registry.versions import require_ready
 from loradock.registry.views import AliasView
 
@@ -27,16 +27,17 @@ async def set_alias(
             `revision_mismatch`.
     """
     check_alias(alias)
-    row = await _lock(tx, adapter, alias, if_match)
+    locked, row = await _lock(tx, adapter, alias, if_match)
     await require_ready(tx, adapter, version)
     if row is not None and row.version == version:
         return _view(row)
     before = row.version if row else None
     now = await tx.now()
     if row is None:
-        row = AliasRow(adapter=adapter, alias=alias, revision=0)
+        row = AliasRow(adapter=adapter, alias=alias)
         tx.session.add(row)
-    row.version, row.revision = version, row.revision + 1
+    locked.alias_revision += 1
+    row.version, row.revision = version, locked.alias_revision
     row.updated_at, row.updated_by = now, actor
     await tx.session.flush()
     moved: dict[str, Any] = {"alias": alias, "from_version": before, "to_version": version}
@@ -52,15 +53,17 @@ async def delete_alias(
     Raises:
         LoradockError: `adapter_not_found`, `alias_not_found`, `adapter_busy`, `revision_mismatch`.
     """
-    row = await _lock(tx, adapter, alias, if_match)
+    _, row = await _lock(tx, adapter, alias, if_match)
     if row is None:
         raise not_found(adapter, alias)
     await tx.session.delete(row)
     tx.audit("alias.deleted", actor=actor, adapter=adapter, version=row.version, alias=alias)
 
 
-async def _lock(tx: Transaction, adapter: str, alias: str, if_match: int | None) -> AliasRow | None:
-    await adapter_rows.lock(tx, adapter)
+async def _lock(
+    tx: Transaction, adapter: str, alias: str, if_match: int | None
+) -> tuple[AdapterRow, AliasRow | None]:
+    locked = await adapter_rows.lock(tx, adapter)
     holder = await tx.session.scalar(
         select(OperationRow).where(OperationRow.adapter == adapter, IS_ACTIVE).limit(1)
     )
@@ -72,7 +75,7 @@ async def _lock(tx: Transaction, adapter: str, alias: str, if_match: int | None)
         raise LoradockError(
             "revision_mismatch", f"alias {alias} is at revision {revision}", revision=revision
         )
-    return row
+    return locked, row
 
 
 async def get_alias(tx: Reader, adapter: str, alias: str) -> AliasView:

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from sqlalchemy import select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
+from loradock.core.requests import Selection
 from loradock.registry.database import Reader, Transaction
+from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
 from loradock.registry.tables import DeploymentRow, DeploymentVersionRow
-from loradock.registry.views import DeploymentVersion, DeploymentView
+from loradock.registry.views import DeploymentVersion, DeploymentView, Page
 
 
 async def lock(tx: Transaction, adapter: str, pool: str, actor: str) -> DeploymentRow:
@@ -44,14 +46,35 @@ async def get_deployment(tx: Reader, adapter: str, pool: str) -> DeploymentView 
     return None if row is None else (await _views(tx, [row]))[0]
 
 
+async def of_adapter(tx: Reader, adapter: str) -> tuple[DeploymentView, ...]:
+    """An adapter's deployments by pool."""
+    query = select(DeploymentRow).filter_by(adapter=adapter).order_by(DeploymentRow.pool)
+    return await _views(tx, (await tx.session.scalars(query)).all())
+
+
 async def list_deployments(
-    tx: Reader, *, adapter: str | None = None, pool: str | None = None
-) -> tuple[DeploymentView, ...]:
-    """Deployments by adapter and pool."""
-    query = select(DeploymentRow).order_by(DeploymentRow.adapter, DeploymentRow.pool)
+    tx: Reader,
+    *,
+    adapter: str | None = None,
+    pool: str | None = None,
+    limit: int = DEFAULT_LIMIT,
+    cursor: str | None = None,
+) -> Page[DeploymentView]:
+    """Deployments by adapter and pool.
+
+    Raises:
+        LoradockError: `invalid_request`.
+    """
+    key = (DeploymentRow.adapter, DeploymentRow.pool)
+    query = select(DeploymentRow).order_by(*key).limit(check_limit(limit) + 1)
     wanted = {"adapter": adapter, "pool": pool}
     query = query.filter_by(**{name: value for name, value in wanted.items() if value is not None})
-    return await _views(tx, (await tx.session.scalars(query)).all())
+    if cursor is not None:
+        query = query.where(tuple_(*key) > tuple_(*decode_cursor(cursor, str, str)))
+    rows = (await tx.session.scalars(query)).all()
+    items = await _views(tx, rows[:limit])
+    following = encode_cursor(items[-1].adapter, items[-1].pool) if len(rows) > limit else None
+    return Page(items=items, next=following)
 
 
 async def _views(tx: Reader, rows: Sequence[DeploymentRow]) -> tuple[DeploymentView, ...]:
@@ -60,8 +83,12 @@ async def _views(tx: Reader, rows: Sequence[DeploymentRow]) -> tuple[DeploymentV
     query = select(version).where(tuple_(version.adapter, version.pool).in_(keys)).order_by(version.version)
     versions: dict[tuple[str, str], list[DeploymentVersion]] = {}
     for found in await tx.session.scalars(query):
-        engines = None if found.engines is None else tuple(found.engines)
-        shown = DeploymentVersion(version=found.version, weight=found.weight, engines=engines)
+        shown = DeploymentVersion(
+            version=found.version,
+            weight=found.weight,
+            engines=None if found.engines is None else tuple(found.engines),
+            placement=None if found.placement is None else Selection.model_validate(found.placement),
+        )
         versions.setdefault((found.adapter, found.pool), []).append(shown)
     return tuple(
         DeploymentView(

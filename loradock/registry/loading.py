@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 
 from loradock.core.errors import LoradockError
 from loradock.core.models import CardState, OperationState, RunRef
-from loradock.core.requests import EngineTarget, LoadPlan, OperationResult
+from loradock.core.requests import EngineTarget, LoadPlan, LoadRequest, OperationResult
 from loradock.registry import deployments, follow_ups
 from loradock.registry.database import Transaction
 from loradock.registry.engines import check_alive, lock_engines
@@ -47,7 +47,7 @@ async def commit_load(
         version=plan.ref.version,
         digest=plan.ref.digest,
         engines=tuple(sorted(target.engine for target in ready)),
-        failed_engines=dict(failed),
+        failed_engines={**plan.left_out, **failed},
     )
     facts: dict[str, Any] = {
         "digest": plan.ref.digest,
@@ -103,26 +103,34 @@ async def _serve(
 
 
 async def _want(tx: Transaction, operation: OperationRow, plan: LoadPlan) -> None:
-    """Note the version as wanted. Loading moves no weight, except that the first, or one that replaces, gets all of it."""
+    """Note the version as wanted, also where it did not come to be: what is missing there is the reconciler's.
+
+    A load adds to what is wanted, and takes nothing back. It moves no weight, except that the first, or one that
+    replaces, gets all of it.
+    """
     adapter, version = plan.ref.adapter, plan.ref.version
     rows = await deployments.version_rows(tx, adapter, plan.pool)
     weighted = any(row.weight > 0 for row in rows.values())
-    named: list[str] | None = operation.request.get("engines")
     row = rows.get(version)
     if row is None:
-        engines = sorted(named) if named else None
+        engines = None if plan.wanted is None else sorted(plan.wanted)
         row = DeploymentVersionRow(
             adapter=adapter, pool=plan.pool, version=version, weight=0, engines=engines
         )
         tx.session.add(row)
     elif row.engines is not None:
-        row.engines = sorted({*row.engines, *named}) if named else None
+        row.engines = None if plan.wanted is None else sorted({*row.engines, *plan.wanted})
+    row.placement = None if row.engines is None else _selection(operation)
     if operation.request.get("replace"):
         for other in rows.values():
             other.weight = 0
     elif weighted:
         return
     row.weight = 100
+
+
+def _selection(operation: OperationRow) -> dict[str, Any]:
+    return LoadRequest.model_validate(operation.request).selection.model_dump(mode="json")
 
 
 def _of_plan(plan: LoadPlan) -> ColumnElement[bool]:

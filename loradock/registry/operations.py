@@ -6,17 +6,17 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Select, func, select, text
+from sqlalchemy import Select, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from loradock.core.errors import LoradockError
 from loradock.core.ids import new_operation_id, workflow_id
 from loradock.core.models import Failure, Model, OperationKind, OperationState, StepReport
 from loradock.core.requests import LoadRequest, PublishRequest, UnloadRequest
-from loradock.registry import adapter_rows
+from loradock.registry import adapter_rows, admission
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
-from loradock.registry.tables import ACTIVE, OperationRow, OperationStepRow
+from loradock.registry.tables import ACTIVE, IdempotencyKeyRow, OperationRow, OperationStepRow
 from loradock.registry.views import OperationView, Page
 
 IS_ACTIVE: Final = text(ACTIVE)
@@ -44,6 +44,7 @@ class NewOperation(Model):
         request: what was asked, as JSON; never a secret.
         request_hash: `request_hash` of it: tells the same request from another one.
         actor: who asks.
+        retry_of: the operation that it does again where that failed.
     """
 
     id: str
@@ -56,6 +57,7 @@ class NewOperation(Model):
     request_hash: str
     idempotency_key: str | None = None
     actor: str
+    retry_of: str | None = None
 
     @classmethod
     def of(
@@ -112,12 +114,18 @@ async def submit(tx: Transaction, new: NewOperation) -> Submitted:
     Raises:
         LoradockError: `idempotency_key_reused`, `adapter_busy` (details: `operation`).
     """
+    known = await _reserve_key(tx, new)
+    if known is not None:
+        return Submitted(operation=await get_operation(tx, known), created=False)
     for _ in range(_TRIES):
         row = await _insert(tx, new)
         if row is not None:
             return Submitted(operation=operation_view(row, ()), created=True)
-        row = await _standing(tx, new)
+        row = await lock_holder(tx, new.lock_key)
+        if row is not None and row.request_hash != new.request_hash:
+            raise busy(row)
         if row is not None:
+            await _point_key(tx, new, row)
             return Submitted(operation=await _view_with_steps(tx, row), created=False)
         # What was in the way has just ended: the way may be free now.
     raise LoradockError("database_unavailable", f"operations on {new.adapter} come and go too fast")
@@ -141,10 +149,46 @@ async def take_lock_key(tx: Transaction, key: str) -> None:
     await tx.session.execute(_HOLD, {"key": key})
 
 
+async def operation_of_key(tx: Reader, actor: str, key: str) -> OperationView | None:
+    """The operation that an Idempotency-Key stands for, None for a new key."""
+    row: IdempotencyKeyRow | None = await tx.session.get(IdempotencyKeyRow, (actor, key))
+    return None if row is None else await get_operation(tx, row.operation)
+
+
+async def _reserve_key(tx: Transaction, new: NewOperation) -> str | None:
+    """Take the request's key for the new operation; when it was used before, the operation that it stands for."""
+    if new.idempotency_key is None:
+        return None
+    values = {
+        "actor": new.actor, "key": new.idempotency_key, "request_hash": new.request_hash, "operation": new.id,
+    }  # fmt: skip
+    made = insert(IdempotencyKeyRow).values(values).on_conflict_do_nothing()
+    if await tx.session.scalar(made.returning(IdempotencyKeyRow.operation)) is not None:
+        return None
+    used = (
+        await tx.session.scalars(
+            select(IdempotencyKeyRow).filter_by(actor=new.actor, key=new.idempotency_key)
+        )
+    ).one()
+    if used.request_hash != new.request_hash:
+        raise LoradockError(
+            "idempotency_key_reused",
+            f"the key was used for operation {used.operation}",
+            operation=used.operation,
+        )
+    return used.operation
+
+
+async def _point_key(tx: Transaction, new: NewOperation, row: OperationRow) -> None:
+    """Have the key of a request that joined an operation stand for that one, also after its end."""
+    key = update(IdempotencyKeyRow).where(IdempotencyKeyRow.operation == new.id)
+    await tx.session.execute(key.values(operation=row.id))
+
+
 async def _insert(tx: Transaction, new: NewOperation) -> OperationRow | None:
     await take_lock_key(tx, new.lock_key)
     values = {
-        **new.model_dump(exclude={"actor"}),
+        **new.model_dump(exclude={"actor", "idempotency_key"}),
         "state": OperationState.PENDING,
         "requested_by": new.actor,
         "workflow_id": workflow_id(new.id),
@@ -157,24 +201,8 @@ async def _insert(tx: Transaction, new: NewOperation) -> OperationRow | None:
         await adapter_rows.ensure(tx, new.adapter, new.actor)
     # Whoever moves an alias locks the adapter too and then looks for active operations: one of both comes second.
     await adapter_rows.lock_shared(tx, new.adapter)
-    tx.audit("operation.requested", **about(row), kind=row.kind, request=row.request)
-    return row
-
-
-async def _standing(tx: Transaction, new: NewOperation) -> OperationRow | None:
-    """The operation that the request is already, None when nothing is in its way any more."""
-    if new.idempotency_key is not None:
-        by_key = select(OperationRow).filter_by(requested_by=new.actor, idempotency_key=new.idempotency_key)
-        row = await tx.session.scalar(by_key)
-        if row is not None and row.request_hash != new.request_hash:
-            raise LoradockError(
-                "idempotency_key_reused", f"the key was used for operation {row.id}", operation=row.id
-            )
-        if row is not None:
-            return row
-    row = await lock_holder(tx, new.lock_key)
-    if row is not None and row.request_hash != new.request_hash:
-        raise busy(row)
+    more: dict[str, Any] = {} if row.retry_of is None else {"retry_of": row.retry_of}
+    tx.audit("operation.requested", **about(row), kind=row.kind, request=row.request, **more)
     return row
 
 
@@ -235,13 +263,18 @@ async def list_operations(
 
 
 async def pending(tx: Reader, older_than_seconds: float, limit: int) -> list[OperationView]:
-    """Operations that were committed and, it seems, never started: the relay's work, oldest first."""
+    """Operations that were committed and, it seems, never started: the relay's work, oldest first.
+
+    Those that came out of the queue are nobody else's to start, however young they are.
+    """
     query = (
         select(OperationRow)
         .where(
             IS_ACTIVE,
             OperationRow.state == OperationState.PENDING,
-            OperationRow.created_at <= func.now() - timedelta(seconds=older_than_seconds),
+            OperationRow.admitted_at.is_not(None),
+            (OperationRow.created_at <= func.now() - timedelta(seconds=older_than_seconds))
+            | (OperationRow.admitted_at > OperationRow.created_at),
         )
         .order_by(OperationRow.id)
         .limit(limit)
@@ -263,13 +296,21 @@ async def active_started(tx: Reader, limit: int, after: str | None = None) -> li
 
 
 async def _view_with_steps(tx: Reader, row: OperationRow) -> OperationView:
-    return operation_view(row, (await _steps(tx, [row.id])).get(row.id, ()))
+    return (await _views_of(tx, [row]))[0]
 
 
 async def _views(tx: Reader, query: Select[OperationRow]) -> list[OperationView]:
-    rows = (await tx.session.scalars(query)).all()
+    return await _views_of(tx, (await tx.session.scalars(query)).all())
+
+
+async def _views_of(tx: Reader, rows: Sequence[OperationRow]) -> list[OperationView]:
     steps = await _steps(tx, [row.id for row in rows])
-    return [operation_view(row, steps.get(row.id, ())) for row in rows]
+    places = await admission.positions(tx) if any(map(_waits, rows)) else {}
+    return [operation_view(row, steps.get(row.id, ()), places.get(row.id)) for row in rows]
+
+
+def _waits(row: OperationRow) -> bool:
+    return row.state == OperationState.PENDING and row.admitted_at is None
 
 
 async def _steps(tx: Reader, operations: Sequence[str]) -> dict[str, list[OperationStepRow]]:
@@ -281,7 +322,9 @@ async def _steps(tx: Reader, operations: Sequence[str]) -> dict[str, list[Operat
     return found
 
 
-def operation_view(row: OperationRow, steps: Sequence[OperationStepRow]) -> OperationView:
+def operation_view(
+    row: OperationRow, steps: Sequence[OperationStepRow], queue_position: int | None = None
+) -> OperationView:
     """The view of an operation's rows."""
     past_run = row.superseded_runs[-1] if row.superseded_runs else None
     return OperationView(
@@ -300,6 +343,8 @@ def operation_view(row: OperationRow, steps: Sequence[OperationStepRow]) -> Oper
         run_id=row.run_id or past_run,
         epoch=row.epoch,
         requested_by=row.requested_by,
+        queue_position=queue_position,
+        retry_of=row.retry_of,
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,

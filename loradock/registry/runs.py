@@ -227,6 +227,10 @@ async def end(
             ended_at=row.ended_at,
         )
     )
+    if state != OperationState.SUCCEEDED and not repairs_pending:
+        # What was done on single engines has been put back; where it could not be, nobody knows here on which.
+        done = (step.operation == row.id) & (step.engine != "") & (step.state == StepState.SUCCEEDED)
+        await tx.session.execute(update(step).where(done).values(state=StepState.UNDONE))
     detail: dict[str, Any] = {"message": failure.message} if failure else {}
     tx.audit(f"{row.kind}.{state}", **about(row), outcome=failure.code if failure else "ok", **detail)
     await reconcile_queue.want_after(tx, row, troubled=result.failed_engines if result else ())

@@ -76,12 +76,17 @@ _NOW: Final = func.now()
 
 
 class AdapterRow(Base):
-    """An adapter: a name with one base model."""
+    """An adapter: a name with one base model.
+
+    Attributes:
+        alias_revision: the last one given to any of its aliases: none is given twice, whatever is deleted meanwhile.
+    """
 
     __tablename__ = "adapters"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     base_model: Mapped[str | None]
+    alias_revision: Mapped[int] = mapped_column(server_default=text("0"))
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     created_by: Mapped[str]
 
@@ -188,6 +193,7 @@ class AgentRow(Base):
     lease_until: Mapped[datetime]
     renewed_at: Mapped[datetime]
     cache: Mapped[Json | None]
+    cached_digests: Mapped[list[str] | None]
 
 
 class EngineRow(Base):
@@ -239,7 +245,12 @@ class DeploymentRow(Base):
 
 
 class DeploymentVersionRow(Base):
-    """A version that a deployment wants, with its share of the traffic."""
+    """A version that a deployment wants, with its share of the traffic.
+
+    Attributes:
+        engines: where it is wanted, whether it is there or not; None is on every engine of the pool.
+        placement: the `Selection` by which a load came to `engines`; None when it asked for the whole pool.
+    """
 
     __tablename__ = "deployment_versions"
     __table_args__ = (
@@ -253,6 +264,7 @@ class DeploymentVersionRow(Base):
     version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     weight: Mapped[int]
     engines: Mapped[list[str] | None]
+    placement: Mapped[Json | None]
 
 
 class CardRow(Base):
@@ -350,18 +362,27 @@ class DriftRow(Base):
     under_way: Mapped[str | None]
 
 
+QUEUED: Final = "state = 'pending' AND admitted_at IS NULL"
+"""SQL: the operation waits until there is room for it."""
+
+
 class OperationRow(Base):
-    """A requested change: lock, idempotency record and outbox in one."""
+    """A requested change: lock and outbox in one.
+
+    Attributes:
+        admitted_at: since when it may be started; None while it waits in the queue.
+        retry_of: the operation that it does again where that failed.
+    """
 
     __tablename__ = "operations"
     __table_args__ = (
         _one_of("kind", OperationKind),
         _one_of("state", OperationState),
         CheckConstraint(f"({ACTIVE}) = (ended_at IS NULL)", name="ended"),
-        UniqueConstraint("requested_by", "idempotency_key"),
         Index("uq_operations_lock_key_active", "lock_key", unique=True, postgresql_where=text(ACTIVE)),
         Index("ix_operations_active", "id", postgresql_where=text(ACTIVE)),
         Index("ix_operations_repairs_pending", "id", postgresql_where=text("repairs_pending")),
+        Index("ix_operations_queued", "id", postgresql_where=text(QUEUED)),
         Index(None, "adapter", "id"),
         Index(None, "state", "id"),
     )
@@ -373,7 +394,6 @@ class OperationRow(Base):
     pool: Mapped[str | None]
     state: Mapped[str]
     lock_key: Mapped[str]
-    idempotency_key: Mapped[str | None]
     request_hash: Mapped[str]
     request: Mapped[Json]
     result: Mapped[Json | None]
@@ -384,9 +404,25 @@ class OperationRow(Base):
     workflow_id: Mapped[str]
     run_id: Mapped[str | None]
     superseded_runs: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    retry_of: Mapped[str | None] = mapped_column(ForeignKey("operations.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    admitted_at: Mapped[datetime | None] = mapped_column(server_default=_NOW)
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+
+
+class IdempotencyKeyRow(Base):
+    """A caller's word for a request, for ever: the operation that answers it, made by it or joined."""
+
+    __tablename__ = "idempotency_keys"
+
+    actor: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_hash: Mapped[str]
+    operation: Mapped[str] = mapped_column(
+        ForeignKey("operations.id", deferrable=True, initially="DEFERRED"), index=True
+    )
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
 
 class OperationStepRow(Base):

@@ -6,7 +6,14 @@ from sqlalchemy import Select, delete, func, select, tuple_, update
 
 from loradock.core.errors import LoradockError
 from loradock.core.models import CardState, OperationState, RunRef, VersionRef
-from loradock.core.requests import EngineTarget, OperationResult, UnloadItem, UnloadPlan, UnloadRequest
+from loradock.core.requests import (
+    EngineTarget,
+    OperationResult,
+    Selection,
+    UnloadItem,
+    UnloadPlan,
+    UnloadRequest,
+)
 from loradock.registry import adapter_rows, deployments, engines, reconcile_queue, versions
 from loradock.registry.cards import SHOWN
 from loradock.registry.database import Reader, Transaction
@@ -83,9 +90,12 @@ def _cards(request: UnloadRequest) -> Select[CardRow, EngineRow]:
 
 async def _wanted(tx: Reader, request: UnloadRequest) -> tuple[int, ...]:
     wanted = await deployments.version_rows(tx, request.adapter, request.pool)
-    named = wanted.keys() if request.version is None else {request.version} & wanted.keys()
-    named = named - {request.keep_version}
-    return () if request.engines else tuple(sorted(named))
+    meant = set(wanted) if request.version is None else {request.version} & wanted.keys()
+    meant -= {request.keep_version}
+    if request.engines is not None:
+        named = set(request.engines)
+        meant = {version for version in meant if named & set(wanted[version].engines or ())}
+    return tuple(sorted(meant))
 
 
 async def _check_weight(tx: Reader, request: UnloadRequest, taken: tuple[int, ...]) -> None:
@@ -194,8 +204,21 @@ def _engines(plan: UnloadPlan) -> list[str]:
     return sorted({item.target.engine for item in plan.items})
 
 
+def _want_less(row: DeploymentVersionRow, engines: list[str]) -> None:
+    """The version stays on these engines. Who takes one away by name has no more use for so many replicas."""
+    row.engines = engines
+    asked = Selection() if row.placement is None else Selection.model_validate(row.placement)
+    fewer = None if asked.replicas is None else min(asked.replicas, len(engines))
+    row.placement = asked.model_copy(update={"replicas": fewer, "engines": tuple(engines)}).model_dump(
+        mode="json"
+    )
+
+
 async def _want_no_more(tx: Transaction, operation: OperationRow, plan: UnloadPlan) -> None:
-    """A version without a card is no longer wanted; one that stays on other engines is wanted on those alone."""
+    """A version without a card is no longer wanted; one that stays on other engines is wanted on those alone.
+
+    Where single engines are named, those where a load has yet to be repaired stay wanted.
+    """
     query = select(CardRow.version, CardRow.engine).where(
         CardRow.adapter == plan.adapter, CardRow.pool == plan.pool, CardRow.version.in_(plan.versions)
     )
@@ -203,11 +226,15 @@ async def _want_no_more(tx: Transaction, operation: OperationRow, plan: UnloadPl
     for version, engine in await tx.session.execute(query):
         left.setdefault(version, set()).add(engine)
     rows = await deployments.version_rows(tx, plan.adapter, plan.pool)
-    named = operation.request.get("engines")
-    for version, row in rows.items():
-        if version in left and named:
-            row.engines = sorted(set(row.engines or left[version]) - set(named))
     gone = [version for version in plan.versions if version not in left]
+    if named := set(operation.request.get("engines") or ()):
+        pool = set(await tx.session.scalars(select(EngineRow.id).filter_by(pool=plan.pool)))
+        for version in set(plan.versions) & rows.keys():
+            row = rows[version]
+            wanted = set(row.engines) if row.engines is not None else pool if version in left else set()
+            if stays := sorted(wanted - named):
+                _want_less(row, stays)
+                gone = [other for other in gone if other != version]
     await tx.session.execute(
         delete(DeploymentVersionRow).where(
             DeploymentVersionRow.adapter == plan.adapter,

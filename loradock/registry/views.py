@@ -20,7 +20,7 @@ from loradock.core.models import (
     VersionState,
 )
 from loradock.core.reconcile import DriftKind
-from loradock.core.requests import CacheReport
+from loradock.core.requests import CacheReport, Selection
 from loradock.core.signatures import SignatureRecord
 
 Item = TypeVar("Item")
@@ -41,7 +41,7 @@ class AliasView(Model):
     """A movable pointer to a version.
 
     Attributes:
-        revision: raised by every move; compare it with If-Match.
+        revision: raised by every move, and never given again when the alias was deleted; compare it with If-Match.
     """
 
     adapter: str
@@ -123,12 +123,14 @@ class DeploymentVersion(Model):
 
     Attributes:
         weight: its share of the traffic, 0 to 100.
-        engines: these only; None is all of the pool.
+        engines: where it is wanted, whether it is there or not; None is all of the pool.
+        placement: what the last load asked for, when that was not the whole pool.
     """
 
     version: int
     weight: int
     engines: tuple[str, ...] | None
+    placement: Selection | None = None
 
 
 class DeploymentView(Model):
@@ -179,6 +181,8 @@ class OperationView(Model):
         run_id: the run of its workflow that holds it, None before it began.
         epoch: the fencing epoch that it holds.
         repairs_pending: something could not be put back and waits for the reconciler.
+        queue_position: 1 is next; None when it does not wait for room.
+        retry_of: the operation that it does again where that failed.
     """
 
     id: str
@@ -196,6 +200,8 @@ class OperationView(Model):
     run_id: str | None
     epoch: int
     requested_by: str
+    queue_position: int | None = None
+    retry_of: str | None = None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None

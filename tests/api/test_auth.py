@@ -146,6 +146,7 @@ def settings(**values: object) -> Settings:
         {"api_tokens": {"alice": ""}},
         {"api_tokens": {"": "x"}},
         {"api_tokens": {"agent": "x"}},
+        {"api_tokens": {"loradock": "x"}},
         {"api_tokens": {"a\nb": "x"}},
         {"api_token": "same", "agent_token": "same"},
         {"api_token": "same", "api_tokens": {"alice": "same"}},

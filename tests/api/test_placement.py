@@ -23,9 +23,13 @@ async def test_a_load_is_kept_with_everything_settled(client: httpx.AsyncClient,
         "version": 1,
         "pool": "default",
         "engines": None,
+        "labels": {},
+        "replicas": None,
         "policy": "all",
         "min_ready": 1,
         "replace": False,
+        "plan": None,
+        "only": None,
     }
 
 
@@ -227,3 +231,63 @@ async def finish_unload(parts: ApiDependencies, operation: dict[str, object]) ->
         await unloading.withdraw(tx, run, plan)
     async with parts.database.transaction() as tx:
         await unloading.commit_unload(tx, run, plan)
+
+
+async def test_a_plan_tells_what_a_load_would_do_and_does_nothing(
+    client: httpx.AsyncClient, world: World
+) -> None:
+    await world.engines("e0", "e1")
+    await world.version("greeter")
+    response = await client.post("/v1/adapters/greeter/load/plan", json={"version": 1, "replicas": 1})
+    assert response.status_code == 200, response.text
+    plan = response.json()
+    assert response.headers["etag"] == f'"{plan["etag"]}"'
+    assert (plan["adapter"], plan["version"], plan["pool"], plan["error"]) == ("greeter", 1, "default", None)
+    assert sorted((one["action"], one["reason"]) for one in plan["engines"]) == [
+        ("load", "score"),
+        ("none", "not_needed"),
+    ]
+    assert (await client.get("/v1/operations", params={"kind": "load"})).json()["items"] == []
+
+
+async def test_a_load_with_the_plans_etag_is_kept_with_it_and_an_outdated_one_refused(
+    client: httpx.AsyncClient, world: World
+) -> None:
+    await world.engines("e0")
+    await world.version("greeter")
+    body = {"version": 1}
+    etag = (await client.post("/v1/adapters/greeter/load/plan", json=body)).headers["etag"]
+    await world.engines("e1")
+    outdated = await client.post("/v1/adapters/greeter/load", json=body, headers={"If-Match": etag})
+    now = str(assert_problem(outdated, 409, "plan_outdated")["etag"])
+    for wrong in ('W/"x"', "*", now, f'"{now}", "{now}"'):
+        refused = await client.post("/v1/adapters/greeter/load", json=body, headers={"If-Match": wrong})
+        assert_problem(refused, 422, "invalid_request")
+    taken = await client.post("/v1/adapters/greeter/load", json=body, headers={"If-Match": f'"{now}"'})
+    assert (taken.status_code, taken.json()["request"]["plan"]) == (202, now)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"version": 1, "replicas": 0}, 422, "invalid_request"),
+        ({"version": 1, "replicas": "some"}, 422, "invalid_request"),
+        ({"version": 1, "replicas": True}, 422, "invalid_request"),
+        ({"version": 1, "replicas": 1, "policy": "best_effort", "min_ready": 2}, 422, "invalid_request"),
+        ({"version": 1, "replicas": 2, "engines": ["e0", "e0"]}, 422, "invalid_request"),
+        ({"version": 1, "replicas": 2}, 409, "not_enough_engines"),
+        ({"version": 1, "labels": {"zone": "b"}}, 409, "no_engine_matches"),
+        ({"version": 1, "labels": {"": "b"}}, 422, "invalid_request"),
+        ({"version": 1, "labels": {"zone": 1}}, 422, "invalid_request"),
+    ],
+)
+async def test_a_selection_that_cannot_be_met_is_told_at_once(
+    client: httpx.AsyncClient, world: World, body: dict[str, object], status: int, code: str
+) -> None:
+    await world.engines("e0")
+    await world.version("greeter")
+    assert_problem(await client.post("/v1/adapters/greeter/load", json=body), status, code)
+
+
+async def test_a_plan_has_one_method(client: httpx.AsyncClient) -> None:
+    assert_problem(await client.get("/v1/adapters/greeter/load/plan"), 405, "method_not_allowed")

@@ -97,7 +97,7 @@ async def test_an_adapter_is_shown_with_all_that_belongs_to_it(
     ]
     assert [(item["alias"], item["version"]) for item in found["aliases"]] == [("stable", 1)]
     assert [(item["pool"], item["versions"]) for item in found["deployments"]] == [
-        ("default", [{"version": 2, "weight": 100, "engines": None}])
+        ("default", [{"version": 2, "weight": 100, "engines": None, "placement": None}])
     ]
 
 

@@ -133,6 +133,7 @@ def test_the_figures_tell_what_is_there(world: World) -> None:
     assert (figures.adapters, figures.leased, figures.hits, figures.evicted) == (2, 1, 1, 0)
     assert figures.bytes >= 2 * min(manifest.total_size for manifest in world.manifests)
     assert figures.free_bytes > 0
+    assert world.cache().digests() == [world.refs[0].digest, world.refs[1].digest]  # used last, first
 
 
 def spoil(path: Path) -> None:

@@ -113,3 +113,19 @@ def test_no_wait_gives_the_id_at_once_and_says_how_to_follow(cli: Cli, api: Fake
 def test_json_is_what_the_api_gave(cli: Cli, api: FakeApi) -> None:
     api.on("POST", "/v1/adapters/greeter/load", Reply(operation("pending"), 202))
     assert cli("load", "greeter@1", "--no-wait", "--json").json == operation("pending")
+
+
+def test_a_retry_is_followed_and_tells_its_place_in_the_queue(cli: Cli, api: FakeApi) -> None:
+    waits = {**operation("pending"), "queue_position": 3}
+    api.on("POST", "/v1/operations/op-0/retry", Reply(waits, 202))
+    api.on(
+        "GET", "/v1/operations/op-1", [Reply({**waits, "queue_position": 1}), Reply(operation("succeeded"))]
+    )
+    ran = cli("ops", "retry", "op-0", "--timeout", "15s", "--idempotency-key", "again")
+    assert ran.code == ExitCode.OK
+    assert api.seen[0].headers["idempotency-key"] == "again"
+    told = [line for line in ran.err.splitlines() if "queue" in line]
+    assert [line.partition(": ")[2] for line in told] == [
+        "pending, number 3 in the queue (op-1)",
+        "pending, number 1 in the queue (op-1)",
+    ]

@@ -108,3 +108,15 @@ async def test_an_alias_and_an_operation_at_once_come_one_after_the_other(world:
             assert moved.code == "adapter_busy"
         async with world.database.transaction() as tx:
             await runs.end(tx, await runs.lock_operation(tx, submitted.id), OperationState.ABORTED)
+
+
+async def test_a_revision_is_never_given_again(world: World) -> None:
+    await world.publish(seed="one")
+    await world.publish(seed="two")
+    seen = await _set(world, 1)
+    async with world.database.transaction() as tx:
+        await aliases.delete_alias(tx, adapter="greeter", alias="stable", actor="bob")
+    again = await _set(world, 2)
+    assert again.revision > seen.revision
+    with pytest.raises(LoradockError, match="revision_mismatch"):
+        await _set(world, 1, if_match=seen.revision)

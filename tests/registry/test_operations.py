@@ -64,6 +64,36 @@ async def test_an_idempotency_key_gives_the_same_operation_also_after_its_end(wo
     assert (again.operation.id, again.created, again.operation.state) == (first.id, False, "failed")
 
 
+async def test_a_request_that_joins_an_operation_keeps_its_key_also_after_the_end(world: World) -> None:
+    first = await world.submit(new_publish(key="k"))
+    assert (await world.submit(new_publish(key="other"))).id == first.id
+    assert (await world.submit(new_publish(actor="bob", key="k"))).id == first.id
+    await world.finish(run_of(first))
+    for actor, key in (("alice", "k"), ("alice", "other"), ("bob", "k")):
+        assert (await world.submit(new_publish(actor=actor, key=key))).id == first.id
+    assert (await world.submit(new_publish(key="new"))).id != first.id
+
+
+async def test_a_key_that_was_refused_is_free_again(world: World) -> None:
+    first = await world.submit(new_publish(key="k"))
+    with pytest.raises(LoradockError, match="adapter_busy"):
+        await world.submit(new_publish(key="later", other=True))
+    await world.finish(run_of(first))
+    assert (await world.submit(new_publish(key="later"))).id != first.id
+
+
+async def test_a_key_that_comes_many_times_at_once_is_one_operation(world: World) -> None:
+    async def submit(number: int) -> str:
+        try:
+            return (await world.submit(new_publish(f"adapter-{number % 2}", key="k"))).id
+        except LoradockError as error:
+            return error.code
+
+    answers = await asyncio.gather(*(submit(number) for number in range(10)))
+    assert len(set(answers)) == 2
+    assert answers.count("idempotency_key_reused") == 5
+
+
 async def test_an_idempotency_key_for_another_request_is_refused(world: World) -> None:
     await world.submit(new_publish(key="k"))
     with pytest.raises(LoradockError, match="idempotency_key_reused"):

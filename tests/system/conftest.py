@@ -88,7 +88,7 @@ def untouched(session_stack: RunningStack) -> Iterator[RunningStack]:
 
 def empty(stack: RunningStack) -> None:
     """Unload everything."""
-    for deployment in stack.get("/v1/deployments")["items"]:
+    for deployment in stack.items("/v1/deployments"):
         if deployment["versions"]:
             stack.unload(deployment["adapter"], pool=deployment["pool"])
     assert [stack.held(engine) for engine in stack.engines] == [set() for _ in stack.engines]

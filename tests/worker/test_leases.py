@@ -12,7 +12,9 @@ from pydantic import SecretStr
 
 from api.server import ApiServer
 from loradock.core.errors import LoradockError
+from loradock.core.requests import CacheReport, LeaseRenewal
 from loradock.engines import VllmEngine
+from loradock.engines.protocol import Engine
 from loradock.registry import engines as registered
 from loradock.registry.database import Database
 from loradock.registry.views import EngineView
@@ -21,7 +23,8 @@ from tests.registry.world import World
 from tests.worker.conftest import AGENT_TOKEN
 from tests.worker.processes import EngineProcess
 from worker import leases
-from worker.control_plane import ControlPlane
+from worker.cache_watch import CacheNews
+from worker.control_plane import ControlPlane, LeaseAnswer
 from worker.leases import HostIdentity, LeaseKeeper, Superseded
 
 KNOWN_IN_SECONDS = 6.0
@@ -115,6 +118,35 @@ async def test_engines_join_with_what_they_are(
     assert (found.usable_slots, found.max_lora_rank) == (3, 16)
     assert found.incarnation == await engines["e1"].life()
     assert (await registry.actions()).count("engine.joined") == 2
+
+
+async def test_labels_and_what_the_cache_holds_are_told_the_latter_when_there_is_news(
+    api: ApiServer, database: Database, engines: dict[str, Running]
+) -> None:
+    figures = CacheReport(bytes=1, adapters=1, leased=0, hits=0, evicted=0, free_bytes=1)
+    news = [CacheNews(figures, ("sha256:" + "ab" * 32,))]
+    told: list[LeaseRenewal] = []
+
+    class Line(ControlPlane):
+        async def renew(self, renewal: LeaseRenewal) -> LeaseAnswer:
+            told.append(renewal)
+            return await super().renew(renewal)
+
+    plane = Line(api.url, AGENT_TOKEN, "host-1")
+    drivers: dict[str, Engine] = {name: running.driver for name, running in engines.items()}
+    urls = {name: running.url for name, running in engines.items()}
+    identity = HostIdentity("host-1", "default", {"zone": "a"})
+    keeper = LeaseKeeper(identity, drivers, urls, plane, cache=lambda: news[-1])
+    await keeper.look()
+    for _ in range(2):
+        await keeper.renew()
+    news.append(CacheNews(figures, ()))
+    await keeper.renew()
+    await plane.aclose()
+    assert [renewal.cached_digests for renewal in told] == [news[0].digests, None, ()]
+    found = await view(database)
+    assert found is not None
+    assert (found.labels, found.cache) == ({"zone": "a"}, figures)
 
 
 async def test_an_engine_that_never_answered_joins_as_unreachable(api: ApiServer, database: Database) -> None:

@@ -11,7 +11,8 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from loradock.core.ids import workflow_id
 from loradock.core.models import OperationState
-from loradock.registry import runs
+from loradock.registry import admission, operations, runs
+from loradock.registry.admission import Limits
 from loradock.registry.views import OperationView
 from tests.activities.conftest import Running
 from tests.registry.world import new_publish, run_of
@@ -30,7 +31,8 @@ def relay(service: Service, monkeypatch: pytest.MonkeyPatch) -> Relay:
 
 
 def relay_of(service: Service, client: Client) -> Relay:
-    return Relay(service.database, client, Sweeper(service.database, client))
+    limits = Limits(active=100, active_per_actor=100, queued=100, queued_per_actor=100)
+    return Relay(service.database, client, Sweeper(service.database, client), limits)
 
 
 async def pending(service: Service, adapter: str = "greeter") -> OperationView:
@@ -57,6 +59,32 @@ async def test_what_was_committed_just_now_is_left_to_the_api(service: Service) 
     assert await relay_of(service, service.client).run_once() == 0
     async for found in service.client.list_workflows(f"WorkflowId = '{workflow_id(operation.id)}'"):
         pytest.fail(f"{found.id} was started")
+
+
+async def test_what_waits_is_started_in_its_turn_when_there_is_room(service: Service) -> None:
+    limits = Limits(active=1, active_per_actor=1, queued=9, queued_per_actor=9)
+    sweeper = Sweeper(service.database, service.client)
+    made = []
+    for adapter in ("first", "second", "third"):
+        async with service.database.transaction() as tx:
+            operation = (await operations.submit(tx, new_publish(adapter))).operation
+            await admission.enter(tx, operation.id, operation.requested_by, limits)
+        made.append(operation)
+    await service.start(made[0])  # as the API does
+
+    async def relay_twice() -> list[int | None]:
+        """Two relays at once, and new ones each time: the queue is rows and nothing else."""
+        relays = [Relay(service.database, service.client, sweeper, limits) for _ in range(2)]
+        await asyncio.gather(*(relay.run_once() for relay in relays))
+        return [(await service.registry.operation(one.id)).queue_position for one in made]
+
+    assert await relay_twice() == [None, 1, 2]
+    await service.registry.finish(run_of(made[0]))
+    assert await relay_twice() == [None, None, 1]
+    assert await service.run_id(made[1])
+    await service.registry.finish(run_of(made[1]))
+    assert await relay_twice() == [None, None, None]
+    assert await service.run_id(made[2])
 
 
 async def test_two_relays_at_once_start_one_run_each(service: Service, relay: Relay) -> None:

@@ -11,10 +11,12 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 
 from loradock.core.ids import workflow_id
 from loradock.core.models import OperationState
+from loradock.core.requests import LoadRequest
 from loradock.engines import AdapterState
 from loradock.engines.simulated import Faults
 from loradock.registry.views import OperationView
 from tests.activities.conftest import Running
+from tests.registry.world import new_placement
 from tests.worker.service import Service
 from tests.worker.test_sweeper import drivers_of, holding, reached
 
@@ -99,3 +101,31 @@ async def test_a_reset_in_the_middle_of_a_load_starts_its_children_anew(
         assert (ended.state, ended.run_id) == (OperationState.SUCCEEDED, again)
         assert await holding(engines, ref) == SERVED
         assert set((await service.registry.states()).values()) == {"serving"}
+
+
+async def test_a_reset_of_a_load_that_failed_moves_nothing_on_engines_that_served_before(
+    service: Service, engines: dict[str, Running], folder: Path
+) -> None:
+    """As a retry: what serves is proven again and left as it is; only what failed is loaded."""
+    drivers: Any = drivers_of(engines)
+    async with service.orchestrating(), service.hosting(drivers):
+        await service.join(drivers)
+        ref = await service.publish(folder)
+        alone = LoadRequest(adapter=ref.adapter, version=ref.version, pool="default", engines=("e1",))
+        first = await service.registry.submit(new_placement(alone))
+        await service.ended(first, await service.start(first))
+        (served,) = await service.registry.cards()
+        operation = await service.submit_load(ref)
+        engines["e2"].inside.faults = Faults(load_error="engine_error")
+        run = await service.start(operation)
+        failed = await service.ended(operation, run)
+        assert {step.engine for step in failed.steps if step.error} == {"e2"}
+        assert "succeeded" not in {step.state for step in failed.steps}  # all of it was put back
+        engines["e2"].inside.faults = Faults()
+
+        ended = await service.ended(operation, await reset(service, operation, run, 0))
+
+        outcomes = {step.engine: step.detail.get("outcome") for step in ended.steps if step.name == "load"}
+        assert outcomes == {"e1": "already_loaded", "e2": "loaded"}
+        assert (ended.state, await holding(engines, ref)) == (OperationState.SUCCEEDED, SERVED)
+        assert served in await service.registry.cards()

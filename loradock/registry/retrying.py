@@ -1,0 +1,79 @@
+"""Doing again what failed of an operation, and nothing else."""
+
+from sqlalchemy import select
+
+from loradock.core.errors import LoradockError
+from loradock.core.models import CardState, OperationKind, OperationState
+from loradock.core.requests import LoadRequest, OperationResult, PublishRequest, UnloadRequest
+from loradock.registry import deployments
+from loradock.registry.database import Reader
+from loradock.registry.operations import not_found
+from loradock.registry.tables import CardRow, OperationRow, OperationStepRow
+
+
+async def retry_request(tx: Reader, operation: str) -> PublishRequest | LoadRequest | UnloadRequest:
+    """What to ask for so that an operation that has ended is done again where it failed.
+
+    A load comes to the engines alone that do not serve the version now, and were planned (when all of it was put back) or
+    left to be repaired (`best_effort`). A publish or unload is asked for as it was.
+
+    Raises:
+        LoradockError: `operation_not_found`, `operation_not_retryable`.
+    """
+    row: OperationRow | None = await tx.session.get(OperationRow, operation)
+    if row is None:
+        raise not_found(operation)
+    if OperationState(row.state).active:
+        raise _not_retryable(row, f"it is still {row.state}")
+    if row.kind == OperationKind.LOAD:
+        return await _load(tx, row)
+    if row.state == OperationState.SUCCEEDED:
+        raise _not_retryable(row, "it succeeded")
+    if row.kind == OperationKind.PUBLISH:
+        return PublishRequest.model_validate(row.request)
+    return UnloadRequest.model_validate(row.request)
+
+
+async def _load(tx: Reader, row: OperationRow) -> LoadRequest:
+    request = LoadRequest.model_validate(row.request).model_copy(update={"plan": None})
+    planned = await _left_to_do(tx, row) if row.state == OperationState.SUCCEEDED else await _planned(tx, row)
+    if not planned and row.state != OperationState.SUCCEEDED:
+        return request  # it failed before it came to any engine
+    serving = set(
+        await tx.session.scalars(
+            select(CardRow.engine).where(
+                CardRow.adapter == request.adapter,
+                CardRow.version == request.version,
+                CardRow.pool == request.pool,
+                CardRow.state == CardState.SERVING,
+            )
+        )
+    )
+    missing = tuple(sorted(planned - serving))
+    if not missing:
+        raise _not_retryable(row, "no engine of it failed that does not serve the version by now")
+    least = max(1, min(request.min_ready - len(serving), len(missing)))
+    return request.model_copy(update={"only": missing, "min_ready": least})
+
+
+async def _planned(tx: Reader, row: OperationRow) -> set[str]:
+    step = OperationStepRow
+    query = select(step.engine).where(step.operation == row.id, step.engine != "").distinct()
+    return set(await tx.session.scalars(query))
+
+
+async def _left_to_do(tx: Reader, row: OperationRow) -> set[str]:
+    """What a load of `best_effort` could not reach, as far as it is wanted still."""
+    failed = set(OperationResult.model_validate(row.result or {}).failed_engines)
+    wanted = (await deployments.version_rows(tx, row.adapter, row.pool or "")).get(row.version or 0)
+    if wanted is None:
+        return set()
+    return failed if wanted.engines is None else failed & set(wanted.engines)
+
+
+def _not_retryable(row: OperationRow, why: str) -> LoradockError:
+    return LoradockError(
+        "operation_not_retryable",
+        f"operation {row.id} ({row.kind}) cannot be retried: {why}",
+        operation=row.id,
+    )
