@@ -6,17 +6,19 @@ before a check can say that there is nothing left to do, and a request that fail
 
 from collections.abc import Awaitable, Callable
 
-from api import base_models
+from api import base_models, uploads
 from api.dependencies import ApiDependencies
 from api.placement import choose_load_pool, choose_unload_pool, resolve_version
 from api.schemas import LoadBody, PublishBody, UnloadBody
 from api.starting import start
 from loradock.core.requests import LoadRequest, PublishRequest, ThenLoad, UnloadRequest
+from loradock.core.uris import UPLOAD_SCHEME
 from loradock.registry import operations, placement, unloading
 from loradock.registry.database import Transaction
 from loradock.registry.views import OperationView
 
-Check = Callable[[], Awaitable[object]]
+Check = Callable[[str], Awaitable[object]]
+"""What is told at once, in the transaction that keeps the operation, whose id it is given."""
 
 
 async def submit_publish(
@@ -34,7 +36,8 @@ async def submit_publish(
         then: what is to follow when it has succeeded.
 
     Raises:
-        LoradockError: `base_model_mismatch`, `base_model_unknown`, `adapter_busy`, `idempotency_key_reused`.
+        LoradockError: `base_model_mismatch`, `base_model_unknown`, `adapter_busy`, `idempotency_key_reused`; of an upload
+            `upload_not_found`, `upload_expired`, `upload_ended`, `upload_incomplete`, `digest_mismatch`.
     """
     request = PublishRequest(
         adapter=adapter,
@@ -44,8 +47,19 @@ async def submit_publish(
         labels=body.labels,
         then=then,
     )
+    upload = uploads.named_by(request.uri)
+
+    async def check(operation: str) -> None:
+        await base_models.check_publish(tx, request)
+        if upload is not None:
+            await uploads.bind(tx, upload, operation)
+
     async with parts.database.transaction() as tx:
-        operation = await _keep(tx, actor, key, request, lambda: base_models.check_publish(tx, request))
+        if upload is not None:
+            request = await uploads.settled(tx, upload, actor, request)
+        # Sent again from its folder, it comes by another session; it is the same request all the same.
+        same = {"uri": f"{UPLOAD_SCHEME}://"} if upload is not None else {}
+        operation = await _keep(tx, actor, key, request, check=check, same=same)
     return await start(parts, operation)
 
 
@@ -68,7 +82,7 @@ async def submit_load(
             policy=body.policy,
             min_ready=body.min_ready,
         )
-        operation = await _keep(tx, actor, key, request, lambda: placement.check_load(tx, request))
+        operation = await _keep(tx, actor, key, request, check=lambda _: placement.check_load(tx, request))
     return await start(parts, operation)
 
 
@@ -91,7 +105,7 @@ async def submit_unload(
             drain_seconds=body.drain,
             force=body.force,
         )
-        operation = await _keep(tx, actor, key, request, lambda: unloading.check_unload(tx, request))
+        operation = await _keep(tx, actor, key, request, check=lambda _: unloading.check_unload(tx, request))
     return await start(parts, operation)
 
 
@@ -100,9 +114,20 @@ async def _keep(
     actor: str,
     key: str | None,
     request: PublishRequest | LoadRequest | UnloadRequest,
+    *,
     check: Check,
+    same: dict[str, str] | None = None,
 ) -> OperationView:
-    submitted = await operations.submit(tx, operations.NewOperation.of(request, actor, key))
+    """Keep a request.
+
+    Args:
+        same: what stands in place of fields that would tell two requests for the same apart.
+    """
+    new = operations.NewOperation.of(request, actor, key)
+    if same:
+        alike = operations.request_hash(new.kind, new.request | same)
+        new = new.model_copy(update={"request_hash": alike})
+    submitted = await operations.submit(tx, new)
     if submitted.created:
-        await check()
+        await check(submitted.operation.id)
     return submitted.operation

@@ -15,7 +15,7 @@ from activities.failures import FailureInterceptor
 from activities.operations import OperationActivities
 from activities.progress import TransferSlots
 from activities.versions import VersionActivities
-from loradock.artifacts.build import open_staging, open_store
+from loradock.artifacts.build import open_objects, open_staging, open_store
 from loradock.artifacts.signatures.policy import open_signature_checks
 from loradock.artifacts.staging import Staging
 from loradock.core.ids import LIFECYCLE_QUEUE, TRANSFER_QUEUE
@@ -104,6 +104,7 @@ def lifecycle_worker(
             collection.retire,
             collection.find,
             collection.delete,
+            collection.remove_upload,
             collection.record,
         ],
         activity_executor=executor,
@@ -131,8 +132,9 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
         await search_attributes.register(client)
         if settings.collect_every_seconds:
             await ensure_schedule(client, settings)
-        staging = open_staging(settings)
-        store = open_store(settings)
+        objects = open_objects(settings)
+        staging = open_staging(settings, objects)
+        store = open_store(settings, objects)
         progress = OwnProgress(database)
         artifacts = ArtifactActivities(staging, store, TransferSlots(TRANSFERS_AT_ONCE), progress, signatures)
         collection = CollectionActivities(database, store, staging)

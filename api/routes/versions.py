@@ -38,6 +38,11 @@ router = APIRouter(
             "base_model_unknown",
             "adapter_busy",
             "idempotency_key_reused",
+            "upload_not_found",
+            "upload_expired",
+            "upload_ended",
+            "upload_incomplete",
+            "digest_mismatch",
         ),
     },
 )

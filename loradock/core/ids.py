@@ -8,6 +8,11 @@ def new_operation_id() -> str:
     return f"op-{uuid_utils.uuid7().hex}"
 
 
+def new_upload_id() -> str:
+    """A fresh upload session's id, made as an operation's."""
+    return f"up-{uuid_utils.uuid7().hex}"
+
+
 def workflow_id(operation: str) -> str:
     """The id of an operation's workflow."""
     return f"op/{operation}"

@@ -28,7 +28,7 @@ def test_every_workflow_and_ending_has_a_saved_history() -> None:
         for kind in ("publish", "load", "unload")
         for ending in ("succeeds", "fails", "is-cancelled")
     }
-    assert wanted | {"recover-load", "collect-succeeds", "collect-fails"} <= names
+    assert wanted | {"publish-succeeds-upload", "recover-load", "collect-succeeds", "collect-fails"} <= names
 
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)

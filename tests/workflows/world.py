@@ -81,6 +81,7 @@ class World:
         self.compensating = 0
         self.kind = OperationKind.LOAD
         self.collections: list[collection.RecordCollectionInput] = []
+        self.removed_uploads: list[str] = []
         self.released = asyncio.Event()
         self._failed: Counter[str] = Counter()
 
@@ -402,6 +403,14 @@ class World:
 
         return await self._do("delete_artifact", None, effect)
 
+    @activity.defn(name=collection.REMOVE_UPLOAD.name)
+    async def remove_upload(self, given: collection.RemoveUploadInput) -> collection.RemovedUpload:
+        def effect() -> collection.RemovedUpload:
+            self.removed_uploads.append(given.session)
+            return collection.RemovedUpload(removed=True, bytes=10)
+
+        return await self._do("remove_upload", None, effect)
+
     @activity.defn(name=collection.COLLECT_CACHE.name)
     async def collect_cache(self, given: collection.CollectCacheInput) -> collection.CollectedCache:
         gone = collection.EvictedAdapter(served_name="greeter@1", digest=DIGEST, bytes=5, reason="age")
@@ -424,6 +433,7 @@ class World:
             self.fail_version, self.plan_load, self.stage_card, self.retract_card,
             self.commit_load, self.plan_unload, self.withdraw, self.restore, self.commit_unload, self.mark_lost,
             self.retire_versions, self.find_garbage, self.delete_artifact, self.record_collection,
+            self.remove_upload,
         ]  # fmt: skip
 
     def transfer_activities(self) -> list[Any]:
