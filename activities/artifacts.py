@@ -18,6 +18,7 @@ from loradock.artifacts.signatures.policy import NO_CHECKS, SignatureChecks
 from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.core.errors import LoradockError
+from loradock.core.uris import parse_upload_uri
 
 
 class ArtifactActivities:
@@ -58,9 +59,8 @@ class ArtifactActivities:
         digest = staged.manifest.digest
         if given.expect_digest is not None and digest != given.expect_digest:
             self._staging.discard(digest)
-            raise LoradockError(
-                "digest_mismatch", f"{given.expect_digest} was expected, the source is {digest}"
-            )
+            code = "upload_mismatch" if parse_upload_uri(given.uri) else "digest_mismatch"
+            raise LoradockError(code, f"{given.expect_digest} was expected, the source is {digest}")
         facts = {} if staged.signature is None else {"signature": str(staged.signature.status)}
         step = clock.succeeded(bytes=staged.manifest.total_size, files=len(staged.manifest.files), **facts)
         return StagedArtifact(
@@ -88,9 +88,9 @@ class ArtifactActivities:
 
     @contextmanager
     def _transfer(self, operation: str, clock: StepClock) -> Iterator[TransferProgress]:
-        def tell(done: int, rate: float) -> None:
+        def tell(figures: dict[str, int]) -> None:
             if self._reporter is not None:
-                self._reporter.report(operation, clock.running(bytes=done, bytes_per_second=round(rate)))
+                self._reporter.report(operation, clock.running(**figures))
 
         with TransferProgress(tell) as progress, self._slots.take(progress):
             yield progress

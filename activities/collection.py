@@ -11,12 +11,15 @@ from activities.interface.collection import (
     FIND_GARBAGE,
     MOST_AT_ONCE,
     RECORD_COLLECTION,
+    REMOVE_UPLOAD,
     RETIRE_VERSIONS,
     DeleteArtifactInput,
     DeletedArtifact,
     FindGarbageInput,
     FoundGarbage,
     RecordCollectionInput,
+    RemovedUpload,
+    RemoveUploadInput,
     Retired,
     RetireInput,
 )
@@ -24,7 +27,7 @@ from activities.interface.common import Done
 from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.core.errors import LoradockError
-from loradock.registry import agents, retirement, tombstones
+from loradock.registry import agents, retirement, tombstones, uploads
 from loradock.registry.audit import SYSTEM_ACTOR
 from loradock.registry.database import Database
 
@@ -70,14 +73,33 @@ class CollectionActivities:
         async with self._database.transaction() as tx:
             due = await tombstones.mark(tx, stored, rules.grace_seconds)
             alive = await agents.alive_agents(tx)
-        uploads = await asyncio.to_thread(self._store.sweep, rules.leftovers_seconds)
+        unfinished = await asyncio.to_thread(self._store.sweep, rules.leftovers_seconds)
+        sessions = await self._remove_uploads(beat)
         staged = await asyncio.to_thread(self._staging.sweep, older_than_seconds=rules.leftovers_seconds)
         return FoundGarbage(
             digests=tuple(due[:MOST_AT_ONCE]),
-            uploads=len(uploads),
+            uploads=len(unfinished) + sessions,
             staged=len(staged),
             agents=tuple(alive),
         )
+
+    async def _remove_uploads(self, beat: "_Beat") -> int:
+        """End the sessions that nobody counts on, then remove what lies of any that has ended, whenever that was."""
+        held = await asyncio.to_thread(self._store.uploads.sessions, beat)
+        async with self._database.transaction() as tx:
+            useless = await uploads.end_useless(tx, held)
+        for session in useless:
+            await asyncio.to_thread(self._store.uploads.remove, session, beat)
+        return len(useless)
+
+    @activity.defn(name=REMOVE_UPLOAD.name)
+    async def remove_upload(self, given: RemoveUploadInput) -> RemovedUpload:
+        """Remove an upload whose publish has ended; the session ends first, so that nobody counts on what is left."""
+        async with self._database.transaction() as tx:
+            if not await uploads.end_published(tx, given.session):
+                return RemovedUpload(removed=False)
+        freed = await asyncio.to_thread(self._store.uploads.remove, given.session, _Beat())
+        return RemovedUpload(removed=True, bytes=freed)
 
     @activity.defn(name=DELETE_ARTIFACT.name)
     async def delete(self, given: DeleteArtifactInput) -> DeletedArtifact:

@@ -61,8 +61,8 @@ class CacheActivities:
         clock = StepClock("download", given.target.engine)
         operation = given.run.operation
 
-        def tell(done: int, rate: float) -> None:
-            self._reporter.report(operation, clock.running(bytes=done, bytes_per_second=round(rate)))
+        def tell(figures: dict[str, int]) -> None:
+            self._reporter.report(operation, clock.running(**figures))
 
         there = self._cache.pin(given.ref, holder(given))
         with TransferProgress(tell) as progress, nullcontext() if there else self._slots.take(progress):

@@ -67,11 +67,13 @@ class TransferProgress:
     Entered, it heartbeats also while nothing moves: a large file on its way to the platter is no dead worker.
 
     Args:
-        tell: called with the bytes so far and the bytes per second since the last call, about once a second.
+        tell: called about once a second with the figures so far: `bytes`, `bytes_per_second` since the last call, and
+            `total_bytes` once that is known.
     """
 
-    def __init__(self, tell: Callable[[int, float], None]) -> None:
+    def __init__(self, tell: Callable[[dict[str, int]], None]) -> None:
         self._tell = tell
+        self._total: int | None = None
         self._done = 0
         self._told = 0
         self._told_at = time.monotonic()
@@ -94,6 +96,10 @@ class TransferProgress:
             while not self._ended.wait(PULSE_SECONDS):
                 activity.heartbeat({"bytes": self._done})
 
+    def expect(self, total: int) -> None:
+        """As `KnowsTotal.expect`."""
+        self._total = total
+
     def advance(self, size: int) -> None:
         """Count `size` more bytes.
 
@@ -108,8 +114,11 @@ class TransferProgress:
             self._next = now + TELL_EVERY_SECONDS
             rate = (self._done - self._told) / max(now - self._told_at, 1e-3)
             self._told, self._told_at = self._done, now
-            activity.heartbeat({"bytes": self._done, "bytes_per_second": round(rate)})
-            self._tell(self._done, rate)
+            figures = {"bytes": self._done, "bytes_per_second": round(rate)}
+            if self._total is not None:
+                figures["total_bytes"] = self._total
+            activity.heartbeat(figures)
+            self._tell(figures)
 
 
 class TransferSlots:

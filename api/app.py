@@ -5,7 +5,7 @@ from fastapi.routing import APIRoute
 
 from api import docs_page, openapi, problems
 from api.dependencies import ApiDependencies
-from api.middleware import RequestGuard
+from api.middleware import MAX_BODY_BYTES, RequestGuard
 from api.readiness import ReadinessProbe
 from api.routes import ROUTERS
 from loradock import __version__
@@ -28,7 +28,9 @@ def create_app(deps: ApiDependencies) -> FastAPI:
     )
     app.state.dependencies = deps
     app.state.readiness = ReadinessProbe(deps.database, deps.temporal, deps.settings)
-    app.add_middleware(RequestGuard, tokens=deps.tokens)
+    app.add_middleware(
+        RequestGuard, tokens=deps.tokens, max_stream_bytes=max(MAX_BODY_BYTES, deps.settings.source_max_bytes)
+    )
     problems.install(app)
     openapi.install(app)
     docs_page.install(app, openapi.TITLE)

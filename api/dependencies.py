@@ -11,6 +11,7 @@ from api.auth import Principal, TokenBook
 from api.fields import AdapterField
 from loradock.core.errors import LoradockError
 from loradock.core.settings import Settings
+from loradock.core.uploads import UploadPlace
 from loradock.registry.database import Database
 from loradock.registry.notifications import OperationFeed
 
@@ -22,6 +23,7 @@ class ApiDependencies:
     Attributes:
         feed: tells of changes of operations.
         temporal: connects when it is first used, so that the API serves reads without Temporal.
+        uploads: where uploads go; None when the service takes none.
         stopping: set when the server is about to stop: calls that wait end then.
     """
 
@@ -30,6 +32,7 @@ class ApiDependencies:
     temporal: Client
     tokens: TokenBook
     settings: Settings
+    uploads: UploadPlace | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 

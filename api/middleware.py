@@ -18,6 +18,7 @@ access_logger = logging.getLogger("api.access")
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 
+_STREAM = re.compile(r"/v1/uploads/[^/]+/files/[^/]+")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -32,12 +33,20 @@ class RequestGuard:
         app: the application behind it.
         tokens: who is let in.
         max_body_bytes: largest body.
+        max_stream_bytes: largest body of a call that takes a file's bytes; never held in memory as a whole.
     """
 
-    def __init__(self, app: ASGIApp, tokens: TokenBook, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: TokenBook,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        max_stream_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
         self._app = app
         self._tokens = tokens
         self._max_body_bytes = max_body_bytes
+        self._max_stream_bytes = max_stream_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -47,9 +56,9 @@ class RequestGuard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        await _Exchange(
-            self._app, self._tokens, self._max_body_bytes, scope=scope, receive=receive, send=send
-        ).run()
+        streams = scope["method"] == "PUT" and _STREAM.fullmatch(scope["path"])
+        limit = self._max_stream_bytes if streams else self._max_body_bytes
+        await _Exchange(self._app, self._tokens, limit, scope=scope, receive=receive, send=send).run()
 
 
 class _Exchange:

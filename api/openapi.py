@@ -25,6 +25,7 @@ Temporal workflow that either takes effect or is put back.
 """
 TAGS: Final = [
     {"name": "versions", "description": "Publish weights and see what was published."},
+    {"name": "uploads", "description": "Bring weights from a folder elsewhere, then publish them."},
     {"name": "placement", "description": "Load versions into engines and take them out."},
     {"name": "operations", "description": "Requested changes: follow, wait for and abort them."},
     {"name": "loras", "description": "The calls of NVIDIA Dynamo's LoRA clients, on the same operations."},

@@ -1,5 +1,6 @@
 """What calls take and give, where it is not a view of the registry as it stands."""
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -13,8 +14,16 @@ from api.fields import (
     VersionChoice,
     VersionNumber,
 )
-from loradock.core.models import Digest, StepReport
+from loradock.core.models import Digest, ManifestFile, StepReport
 from loradock.core.requests import MAX_LABELS, Labels, LoadPolicy
+from loradock.core.uploads import (
+    MAX_UPLOAD_FILES,
+    MOST_PARTS_AT_ONCE,
+    PartAddress,
+    ReceivedFile,
+    UploadState,
+    UploadTransfer,
+)
 from loradock.registry.views import OperationView
 
 DEFAULT_DRAIN_SECONDS = 30.0
@@ -53,6 +62,70 @@ class PublishBody(Body):
     labels: Labels = Field(
         default_factory=dict, description="Kept with the version.", examples=[{"run": "7", "team": "search"}]
     )
+
+
+class NewUploadBody(Body):
+    """Bring the files of an adapter."""
+
+    files: Annotated[tuple[ManifestFile, ...], Field(min_length=1, max_length=MAX_UPLOAD_FILES)] = Field(
+        description="What will be sent: names as in the folder, sizes and hashes. Only files that an adapter needs."
+    )
+    reuse: bool = Field(
+        default=True,
+        strict=True,
+        description="Send nothing where the adapter has a version of these very files; false: send in any case, for "
+        "instance because the stored copy turned out to be damaged.",
+    )
+
+
+class UploadedFileBody(ReceivedFile):
+    """A file of an upload, and how much of it is there."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class UploadBody(BaseModel):
+    """An upload session as it stands."""
+
+    id: str = Field(examples=["up-0197b1c2d3e4f5061728394a5b6c7d8e"])
+    uri: str = Field(description="The source's address for the publish, for you alone.")
+    adapter: str
+    digest: str = Field(description="Of the declared files.")
+    state: UploadState
+    stored: bool = Field(
+        description="A version of the adapter is these files: nothing need be sent but a signature."
+    )
+    transfer: UploadTransfer = Field(
+        description="`parts`: PUT parts at addresses of the object store; `stream`: PUT each file here."
+    )
+    created_at: datetime
+    expires_at: datetime = Field(
+        description="What was sent is removed then, unless a publish of it is under way."
+    )
+    files: tuple[UploadedFileBody, ...]
+
+
+class WantedPartsBody(Body):
+    """Which parts to give addresses for."""
+
+    parts: Annotated[
+        tuple[Annotated[int, Field(strict=True, ge=1, le=10_000)], ...],
+        Field(min_length=1, max_length=MOST_PARTS_AT_ONCE),
+    ] = Field(description="Their numbers, from 1.", examples=[[1, 2, 3]])
+
+
+class UploadPartsBody(BaseModel):
+    """Addresses for parts."""
+
+    parts: tuple[PartAddress, ...]
+
+
+class ReceivedBody(BaseModel):
+    """How much of a file is there."""
+
+    received: int = Field(description="Bytes.")
 
 
 class LoadBody(Body):

@@ -19,6 +19,7 @@ from api.auth import TokenBook
 from api.dependencies import ApiDependencies
 from loradock.core.errors import LoradockError
 from loradock.core.settings import Settings
+from loradock.core.uploads import UploadPlace
 from loradock.registry.database import Database
 from loradock.registry.notifications import OperationFeed
 
@@ -31,7 +32,11 @@ GRACE_SECONDS: Final = 10
 
 
 async def serve(
-    settings: Settings, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, ready_file: Path | None = None
+    settings: Settings,
+    host: str = DEFAULT_HOST,
+    port: int = DEFAULT_PORT,
+    ready_file: Path | None = None,
+    uploads: UploadPlace | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; calls that run may end, those that wait are answered at once.
 
@@ -39,18 +44,24 @@ async def serve(
         settings: needs database_url and at least one operator's token; Postgres and Temporal need not answer yet.
         port: 0 takes a free one.
         ready_file: gets the server's address, one line, when it listens; removed at the end.
+        uploads: where uploads go; None when the service takes none.
 
     Raises:
         LoradockError: `setting_invalid`, also when the address is taken.
     """
-    async with open_dependencies(settings) as parts:
+    async with open_dependencies(settings, uploads) as parts:
         server = ApiServer(parts, host, port, ready_file)
         await server.serve_listening()
 
 
 @asynccontextmanager
-async def open_dependencies(settings: Settings) -> AsyncIterator[ApiDependencies]:
+async def open_dependencies(
+    settings: Settings, uploads: UploadPlace | None = None
+) -> AsyncIterator[ApiDependencies]:
     """The parts that the API works with, closed at the end.
+
+    Args:
+        uploads: where uploads go; None when the service takes none.
 
     Raises:
         LoradockError: `setting_invalid`.
@@ -64,7 +75,12 @@ async def open_dependencies(settings: Settings) -> AsyncIterator[ApiDependencies
     try:
         async with OperationFeed(url) as feed:
             yield ApiDependencies(
-                database=database, feed=feed, temporal=temporal, tokens=tokens, settings=settings
+                database=database,
+                feed=feed,
+                temporal=temporal,
+                tokens=tokens,
+                settings=settings,
+                uploads=uploads,
             )
     finally:
         await database.dispose()
@@ -187,9 +203,13 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def run(
-    settings: Settings, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, ready_file: Path | None = None
+    settings: Settings,
+    host: str = DEFAULT_HOST,
+    port: int = DEFAULT_PORT,
+    ready_file: Path | None = None,
+    uploads: UploadPlace | None = None,
 ) -> None:
     """`serve` on an event loop of its own, uvloop's where there is one."""
     config = uvicorn.Config(app="", loop="auto")
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(serve(settings, host, port, ready_file))
+        runner.run(serve(settings, host, port, ready_file, uploads))

@@ -5,13 +5,14 @@ before a check can say that there is nothing left to do, and a request that fail
 is started, or waits in the queue.
 """
 
-from api import base_models
+from api import base_models, uploads
 from api.dependencies import ApiDependencies
 from api.placement import choose_load_pool, choose_unload_pool, resolve_version
 from api.schemas import LoadBody, PublishBody, UnloadBody
 from api.starting import start
 from loradock.core.requests import LoadRequest, PublishRequest, ThenLoad, UnloadRequest
 from loradock.core.settings import Settings
+from loradock.core.uris import UPLOAD_SCHEME
 from loradock.registry import admission, operations, placement, retrying, unloading
 from loradock.registry.admission import Limits
 from loradock.registry.database import Reader, Transaction
@@ -35,7 +36,8 @@ async def submit_publish(
         then: what is to follow when it has succeeded.
 
     Raises:
-        LoradockError: `base_model_mismatch`, `base_model_unknown`, `adapter_busy`, `idempotency_key_reused`.
+        LoradockError: `base_model_mismatch`, `base_model_unknown`, `adapter_busy`, `idempotency_key_reused`; of an upload
+            `upload_not_found`, `upload_expired`, `upload_ended`, `upload_incomplete`, `digest_mismatch`.
     """
     request = PublishRequest(
         adapter=adapter,
@@ -45,7 +47,10 @@ async def submit_publish(
         labels=body.labels,
         then=then,
     )
+    upload = uploads.named_by(request.uri)
     async with parts.database.transaction() as tx:
+        if upload is not None:
+            request = await uploads.settled(tx, upload, actor, request)
         operation = await _keep(tx, parts, actor, key, request)
     return await start(parts, operation)
 
@@ -148,10 +153,17 @@ async def _keep(
     retry_of: str | None = None,
 ) -> OperationView:
     new = operations.NewOperation.of(request, actor, key).model_copy(update={"retry_of": retry_of})
+    upload = uploads.named_by(request.uri) if isinstance(request, PublishRequest) else None
+    if upload is not None:
+        # Sent again from its folder, it comes by another session; it is the same request all the same.
+        alike = operations.request_hash(new.kind, new.request | {"uri": f"{UPLOAD_SCHEME}://"})
+        new = new.model_copy(update={"request_hash": alike})
     submitted = await operations.submit(tx, new)
     if not submitted.created:
         return submitted.operation
     await _check(tx, request)
+    if upload is not None:
+        await uploads.bind(tx, upload, new.id)
     if await admission.enter(tx, new.id, actor, Limits.of(parts.settings)):
         return submitted.operation
     return await operations.get_operation(tx, new.id)

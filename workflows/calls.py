@@ -57,6 +57,13 @@ STORE: Final = Policy(
 )
 """Our object store, from the orchestrator."""
 
+LEFTOVERS: Final = Policy(
+    start_to_close=timedelta(minutes=10),
+    heartbeat=timedelta(seconds=30),
+    retry=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
+)
+"""Removing what nobody needs any more: what does not go now, the collector takes."""
+
 HOST_DOWNLOAD: Final = Policy(
     schedule_to_start=timedelta(seconds=30),
     start_to_close=timedelta(hours=2),

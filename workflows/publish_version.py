@@ -1,5 +1,7 @@
 """PublishVersion: from a source's address to an immutable version whose bytes are in the object store."""
 
+import asyncio
+
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
@@ -11,6 +13,7 @@ with workflow.unsafe.imports_passed_through():
         UploadedArtifact,
         UploadInput,
     )
+    from activities.interface.collection import REMOVE_UPLOAD, RemoveUploadInput
     from activities.interface.versions import (
         BEGIN_PUBLISH,
         FAIL_VERSION,
@@ -23,16 +26,20 @@ with workflow.unsafe.imports_passed_through():
     )
     from loradock.core.ids import TRANSFER_QUEUE
     from loradock.core.requests import OperationResult, ReservedVersion
-    from workflows.calls import REGISTRY, SOURCE, STORE, call
+    from loradock.core.uris import parse_upload_uri
+    from workflows.calls import LEFTOVERS, REGISTRY, SOURCE, STORE, call
+    from workflows.failures import failure_of
     from workflows.inputs import PublishInput
     from workflows.operation import Operation
+    from workflows.saga import finish_despite_cancel
 
 
 @workflow.defn(name="PublishVersion")
 class PublishVersion:
     """validate → fetch and inspect → reserve the number → upload → register.
 
-    The reservation is written before the bytes are: what the store holds is always named by a row.
+    The reservation is written before the bytes are: what the store holds is always named by a row. However it ends, an
+    upload that was its source is removed.
     """
 
     @workflow.init
@@ -45,7 +52,13 @@ class PublishVersion:
     async def run(self, given: PublishInput) -> OperationResult:
         """Publish, or end with nothing published."""
         del given  # kept by __init__
-        return await self._operation.tell_story(self._story)
+        try:
+            result = await self._operation.tell_story(self._story)
+        except (asyncio.CancelledError, Exception):
+            await self._remove_upload()
+            raise
+        await self._remove_upload()
+        return result
 
     async def _story(self) -> OperationResult:
         await self._begin()
@@ -138,3 +151,16 @@ class PublishVersion:
         )
         self._operation.tell("succeeded", f"published as **{reserved.ref.served_name}**")
         return result
+
+    async def _remove_upload(self) -> None:
+        """Remove the upload that was published; what fails here, the collector does."""
+        upload = parse_upload_uri(self._request.uri)
+        if upload is None:
+            return
+        remove = RemoveUploadInput(session=upload.session)
+        try:
+            await finish_despite_cancel(
+                lambda: call(REMOVE_UPLOAD, remove, LEFTOVERS, summary="remove the upload")
+            )
+        except (asyncio.CancelledError, Exception) as error:
+            workflow.logger.warning("the upload is left to the collector: %s", failure_of(error).code)

@@ -45,7 +45,7 @@ class FoundGarbage(Model):
 
     Attributes:
         digests: at most `MOST_AT_ONCE`; the next run takes the rest.
-        uploads: how many unfinished uploads were ended.
+        uploads: how many unfinished uploads, and upload sessions that nobody counts on, were removed.
         staged: how many staged copies were removed.
         agents: alive now, whose caches can be asked.
     """
@@ -70,6 +70,24 @@ class DeletedArtifact(Model):
     """
 
     deleted: bool
+    bytes: int = 0
+
+
+class RemoveUploadInput(Model):
+    """Removes what an upload session brought, when the publish that it was for has ended."""
+
+    session: str
+
+
+class RemovedUpload(Model):
+    """What became of it.
+
+    Attributes:
+        removed: False while anybody still counts on it.
+        bytes: of the whole files that went.
+    """
+
+    removed: bool
     bytes: int = 0
 
 
@@ -120,5 +138,6 @@ MOST_AT_ONCE: Final = 500
 RETIRE_VERSIONS: Final = ActivitySpec("retire_versions", RetireInput, Retired)
 FIND_GARBAGE: Final = ActivitySpec("find_garbage", FindGarbageInput, FoundGarbage)
 DELETE_ARTIFACT: Final = ActivitySpec("delete_artifact", DeleteArtifactInput, DeletedArtifact)
+REMOVE_UPLOAD: Final = ActivitySpec("remove_upload", RemoveUploadInput, RemovedUpload)
 COLLECT_CACHE: Final = ActivitySpec("collect_cache", CollectCacheInput, CollectedCache)
 RECORD_COLLECTION: Final = ActivitySpec("record_collection", RecordCollectionInput, Done)

@@ -13,16 +13,19 @@ from api.routes import (
     loras,
     operations,
     placement,
+    uploads,
     versions,
 )
 
 ROUTERS: Final = (
     health.router,
     versions.router,
+    uploads.on_adapters,
     placement.router,
     aliases.router,
     adapters.router,
     base_models.router,
+    uploads.router,
     operations.router,
     fleet.router,
     audit.router,

@@ -39,6 +39,11 @@ router = APIRouter(
             "adapter_busy",
             "idempotency_key_reused",
             "too_many_requests",
+            "upload_not_found",
+            "upload_expired",
+            "upload_ended",
+            "upload_incomplete",
+            "digest_mismatch",
         ),
     },
 )

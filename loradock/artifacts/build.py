@@ -1,6 +1,7 @@
 """Making the parts from settings: the only place that knows both."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loradock.artifacts.bandwidth import Bandwidth
 from loradock.artifacts.cache import HostCache
@@ -8,16 +9,25 @@ from loradock.artifacts.cache_policy import CachePolicy, VerifyPolicy
 from loradock.artifacts.cache_upkeep import CacheUpkeep
 from loradock.artifacts.protocol import ObjectStore
 from loradock.artifacts.s3 import s3_client
-from loradock.artifacts.sources.address import bucket_folder, file_path, parse_address
+from loradock.artifacts.sources.address import BucketFolder, bucket_folder, file_path, parse_address
 from loradock.artifacts.sources.build import build_sources, chosen_region
 from loradock.artifacts.sources.registry import SourceSet
+from loradock.artifacts.sources.steady import Patience
+from loradock.artifacts.sources.upload import UploadSource
 from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.artifacts.stores.folder import FolderStore
 from loradock.artifacts.stores.s3 import S3Store
 from loradock.artifacts.transfer import TransferOptions
+from loradock.artifacts.uploads.folder import FolderUploads
+from loradock.artifacts.uploads.s3 import S3Uploads
 from loradock.core.errors import LoradockError
 from loradock.core.settings import Settings
+from loradock.core.uploads import UploadPlace
+from loradock.core.uris import UPLOAD_SCHEME
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
 
 
 def open_sources(settings: Settings) -> SourceSet:
@@ -35,51 +45,91 @@ def open_objects(settings: Settings) -> ObjectStore:
     Raises:
         LoradockError: `setting_invalid`.
     """
+    place = _store_place(settings)
+    if isinstance(place, Path):
+        return FolderStore(place)
+    return S3Store(
+        _store_client(settings, settings.object_store_endpoint),
+        place.bucket,
+        place.prefix,
+        stall_seconds=settings.transfer_stall_seconds,
+        bandwidth=open_bandwidth(settings),
+    )
+
+
+def open_store(settings: Settings, objects: ObjectStore | None = None) -> ArtifactStore:
+    """The artifact store of this service.
+
+    Args:
+        objects: the object store, when it is open already.
+
+    Raises:
+        LoradockError: `setting_invalid`.
+    """
+    return ArtifactStore(objects or open_objects(settings), str(settings.require("object_store")))
+
+
+def open_uploads(settings: Settings) -> UploadPlace | None:
+    """Where the API lets uploads go, None when it takes none.
+
+    Raises:
+        LoradockError: `setting_invalid`.
+    """
+    if not settings.uploads or settings.object_store is None:
+        return None
+    place = _store_place(settings)
+    if isinstance(place, Path):
+        return FolderUploads(FolderStore(place), max_bytes=settings.source_max_bytes)
+    public = settings.upload_endpoint
+    return S3Uploads(
+        _store_client(settings, settings.object_store_endpoint),
+        place.bucket,
+        place.prefix,
+        max_bytes=settings.source_max_bytes,
+        public=_store_client(settings, public) if public else None,
+    )
+
+
+def open_staging(settings: Settings, uploaded: ObjectStore | None = None) -> Staging:
+    """The orchestrator's staging folder, fed by all sources.
+
+    Args:
+        uploaded: the object store that uploads go to; without it there are none.
+
+    Raises:
+        LoradockError: `setting_invalid`.
+    """
+    sources = open_sources(settings)
+    if uploaded is not None:
+        patience = Patience(stall_seconds=settings.source_stall_seconds)
+        sources.add(UPLOAD_SCHEME, UploadSource(uploaded, patience))
+    return Staging(
+        settings.staging_dir,
+        sources,
+        max_bytes=settings.source_max_bytes,
+        max_seconds=settings.source_max_seconds,
+    )
+
+
+def _store_place(settings: Settings) -> Path | BucketFolder:
     address = str(settings.require("object_store"))
     try:
         scheme = parse_address(address).scheme
         if scheme == "file":
-            return FolderStore(Path(file_path(address)))
+            return Path(file_path(address))
         if scheme == "s3":
-            bucket, prefix = bucket_folder(address)
-            client = s3_client(
-                endpoint=settings.object_store_endpoint,
-                region=chosen_region(settings),
-                path_style=settings.s3_path_style,
-                allow_http=settings.s3_allow_http,
-            )
-            return S3Store(
-                client,
-                bucket,
-                prefix,
-                stall_seconds=settings.transfer_stall_seconds,
-                bandwidth=open_bandwidth(settings),
-            )
+            return bucket_folder(address)
     except LoradockError as error:
         raise LoradockError("setting_invalid", f"LORADOCK_OBJECT_STORE: {error.message}") from None
     raise LoradockError("setting_invalid", "LORADOCK_OBJECT_STORE is neither s3:// nor file://")
 
 
-def open_store(settings: Settings) -> ArtifactStore:
-    """The artifact store of this service.
-
-    Raises:
-        LoradockError: `setting_invalid`.
-    """
-    return ArtifactStore(open_objects(settings), str(settings.require("object_store")))
-
-
-def open_staging(settings: Settings) -> Staging:
-    """The orchestrator's staging folder, fed by all sources.
-
-    Raises:
-        LoradockError: `setting_invalid`.
-    """
-    return Staging(
-        settings.staging_dir,
-        open_sources(settings),
-        max_bytes=settings.source_max_bytes,
-        max_seconds=settings.source_max_seconds,
+def _store_client(settings: Settings, endpoint: str | None) -> "S3Client":
+    return s3_client(
+        endpoint=endpoint,
+        region=chosen_region(settings),
+        path_style=settings.s3_path_style,
+        allow_http=settings.s3_allow_http,
     )
 
 

@@ -19,7 +19,7 @@ from loradock.artifacts.cache_upkeep import CacheFigures, CacheUpkeep, Evicted, 
 from loradock.artifacts.disk import disk_errors, file_lock
 from loradock.artifacts.leases import Holder, read_leases, remove_lease, write_lease
 from loradock.artifacts.manifest import check_manifest
-from loradock.artifacts.protocol import NoProgress, Progress, Reader
+from loradock.artifacts.protocol import NoProgress, Progress, Reader, expect_total
 from loradock.artifacts.record import Record, read_record, unchanged, write_record
 from loradock.artifacts.store import ArtifactStore
 from loradock.artifacts.transfer import Copied, fetch
@@ -97,6 +97,7 @@ class HostCache:
             if not doubt and (found := self._found(places)):
                 return found
             known = self._manifest(places, ref.digest, manifest)
+            expect_total(told, known.total_size)
             fetched = self._fill(places, known, told)
             write_record(places.record, Record.of(known, places.folder))
         self._upkeep.note_use(places, hit=not fetched)

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
+
+UPLOADS: Final = "uploads/"
+"""Where uploads lie in an object store: unfinished ones there belong to their sessions, not to killed writers."""
 
 
 class Progress(Protocol):
@@ -19,6 +22,20 @@ class Progress(Protocol):
 
         What this raises ends the transfer; no OSError, which would be taken for the disk's.
         """
+
+
+@runtime_checkable
+class KnowsTotal(Protocol):
+    """A progress that likes to know how many bytes there will be in all."""
+
+    def expect(self, total: int) -> None:
+        """Note how many bytes all will be; the last word counts."""
+
+
+def expect_total(progress: Progress, total: int) -> None:
+    """Tell a progress how many bytes there will be, if it likes to know."""
+    if isinstance(progress, KnowsTotal):
+        progress.expect(total)
 
 
 class NoProgress:
@@ -161,7 +178,13 @@ class ObjectStore(Protocol):
         """Remove the object; fine when there is none."""
 
     def sweep(self, older_than_seconds: float) -> "list[str]":
-        """Remove what killed writers left unfinished for so long; returns a name for each."""
+        """Remove what killed writers left unfinished for so long, except uploads'; returns a name for each."""
+
+    def unfinished(self, prefix: str) -> Iterator[str]:
+        """Keys below `prefix` of which something unfinished is there, be it in the middle of being written."""
+
+    def abandon(self, prefix: str) -> None:
+        """Remove all that is unfinished below `prefix`; who writes there fails."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key begins with `prefix`, by key; `prefix` is empty or ends with a slash."""

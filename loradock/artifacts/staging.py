@@ -30,7 +30,14 @@ from loradock.artifacts.manifest import (
     select_files,
 )
 from loradock.artifacts.paths import digest_folder
-from loradock.artifacts.protocol import KeepsCopies, NoProgress, Progress, Source, SourceFile
+from loradock.artifacts.protocol import (
+    KeepsCopies,
+    NoProgress,
+    Progress,
+    Source,
+    SourceFile,
+    expect_total,
+)
 from loradock.artifacts.signatures.protocol import SignatureCheck, fetch_signature
 from loradock.artifacts.together import run_together
 from loradock.artifacts.transfer import download, hash_file
@@ -105,6 +112,7 @@ class Staging:
             try:
                 files = self._source.list(uri, limited) if listed is None else listed
                 selection = select_files(files, max_bytes=self._max_bytes)
+                expect_total(told, sum(file.size for file in selection.taken))
                 manifest = self._fetch_all(uri, selection, temporary, limited)
                 found = None if check is None else fetch_signature(self._source, uri, selection, limited)
             finally:

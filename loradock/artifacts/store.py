@@ -19,8 +19,9 @@ from loradock.artifacts.manifest import (
     parse_manifest,
 )
 from loradock.artifacts.paths import digest_folder
-from loradock.artifacts.protocol import NoProgress, ObjectStore, Progress, Reader
+from loradock.artifacts.protocol import NoProgress, ObjectStore, Progress, Reader, expect_total
 from loradock.artifacts.transfer import hash_stream
+from loradock.artifacts.uploads.area import UploadArea
 from loradock.core.errors import LoradockError
 from loradock.core.models import Manifest, ManifestFile
 from loradock.core.names import MAX_VERSION, check_adapter_name
@@ -45,7 +46,7 @@ class ArtifactStore:
 
     def uri(self, digest: str) -> str:
         """The address of an artifact's folder, for people and for rows."""
-        return f"{self._address}/{_artifact_key(digest)}"
+        return f"{self._address}/{artifact_key(digest)}"
 
     def upload(self, folder: Path, manifest: Manifest, progress: Progress | None = None) -> int:
         """Store an artifact. What is there already is not sent again, what is damaged there is replaced.
@@ -62,6 +63,7 @@ class ArtifactStore:
         """
         check_manifest(manifest)
         told = progress or NoProgress()
+        expect_total(told, manifest.total_size)
         complete = self._complete(manifest)
         sent = 0
         for file in manifest.files:
@@ -184,7 +186,7 @@ class ArtifactStore:
         told = progress or NoProgress()
         self._objects.delete(_manifest_key(digest))
         freed = 0
-        for info in list(self._objects.list(_artifact_key(digest))):
+        for info in list(self._objects.list(artifact_key(digest))):
             told.advance(0)
             self._objects.delete(info.key)
             freed += info.size
@@ -197,6 +199,11 @@ class ArtifactStore:
             LoradockError: `store_unavailable`, `store_denied`.
         """
         return self._objects.sweep(older_than_seconds)
+
+    @property
+    def uploads(self) -> UploadArea:
+        """What callers have uploaded here, on its way to a publish."""
+        return UploadArea(self._objects)
 
     def _complete(self, manifest: Manifest) -> bool:
         """Whether the manifest is there already.
@@ -242,16 +249,17 @@ class ArtifactStore:
         return bytes(data)
 
 
-def _artifact_key(digest: str) -> str:
+def artifact_key(digest: str) -> str:
+    """The prefix below which an artifact's files and its manifest lie."""
     return f"{_ARTIFACTS}{digest_folder(digest)}/"
 
 
 def _manifest_key(digest: str) -> str:
-    return _artifact_key(digest) + MANIFEST_FILE
+    return artifact_key(digest) + MANIFEST_FILE
 
 
 def _file_key(digest: str, path: str) -> str:
-    return _artifact_key(digest) + path
+    return artifact_key(digest) + path
 
 
 def _pointer_key(adapter: str, version: int) -> str:

@@ -29,15 +29,25 @@ def source_uri(given: str) -> str:
     Raises:
         CommandFailure: exit code 2 when it is neither.
     """
+    folder = local_folder(given)
+    return given if folder is None else folder.as_uri()
+
+
+def local_folder(given: str) -> Path | None:
+    """The folder that a plain path names; None for an address.
+
+    Raises:
+        CommandFailure: exit code 2 when it is neither.
+    """
     if "://" in given:
-        return given
+        return None
     path = Path(os.path.abspath(Path(given).expanduser()))  # noqa: PTH100 - unlike resolve(), keeps the user's links
     if not path.is_dir():
         raise usage(
             f"{given[:200]!r} is neither an address nor a folder here",
             "Give a folder, file:///folder (on the orchestrator's disk) or s3://bucket/prefix.",
         )
-    return path.as_uri()
+    return path
 
 
 def labels(given: list[str]) -> dict[str, str]:

@@ -6,9 +6,10 @@ from urllib.parse import quote
 import typer
 
 from loradock.cli import text
-from loradock.cli.arguments import adapter_and_version, labels, seconds, source_uri
+from loradock.cli.arguments import adapter_and_version, labels, local_folder, seconds, source_uri
 from loradock.cli.client import adapter_path
 from loradock.cli.outcome import IdempotencyKey, Timeout, Wait, conclude
+from loradock.cli.publishing import publish_folder
 from loradock.cli.selection import (
     Engines,
     LoadPolicy,
@@ -32,8 +33,17 @@ def publish(
     *,
     name: Name,
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A folder here, file:///folder or s3://bucket/prefix.")
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A folder here, which is uploaded; or an address: s3://bucket/prefix …"
+        ),
     ],
+    no_upload: Annotated[
+        bool,
+        typer.Option(
+            "--no-upload", help="The folder is on the orchestrator's disk, too: as file:// and its path."
+        ),
+    ] = False,
     base_model: Annotated[
         str | None,
         typer.Option(
@@ -57,16 +67,21 @@ def publish(
 ) -> None:
     """Publish a folder of LoRA weights as a version of an adapter.
 
-    The same weights always give the same version. A folder must be on the orchestrator's disk.
+    The same weights always give the same version. A folder is inspected and hashed here, then uploaded; interrupted and
+    repeated, only what is missing is sent. Of what the adapter has already, nothing is.
     """
+    folder = None if no_upload else local_folder(source)
     body = {
-        "source": {"uri": source_uri(source)},
+        "source": {"uri": "" if folder else source_uri(source)},
         "base_model": base_model,
         "expect_digest": expect_digest,
         "labels": labels(label or []),
     }
     limit = seconds(timeout) if timeout else None
     with open_session(api_url, token, as_json=as_json) as session:
+        if folder is not None:
+            publish_folder(session, name, folder, given(body), wait=wait, timeout=limit, key=idempotency_key)
+            return
         operation = session.client.post(f"{adapter_path(name)}/versions", given(body), key=idempotency_key)
         conclude(session, operation, wait=wait, timeout=limit)
 

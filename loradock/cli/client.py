@@ -20,6 +20,7 @@ PAGE_SIZE: Final = 200
 _TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 _STREAM_TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 """The API says something at least every 10 s on an event stream."""
+_BODY_TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)
 _ATTEMPTS: Final = 3
 _MAX_EVENT_CHARACTERS: Final = 64 * 1024 * 1024
 
@@ -90,6 +91,25 @@ class ApiClient:
         """
         return self._send("PUT", path, body=body)
 
+    def put_bytes(self, path: str, content: Iterator[bytes], size: int, **query: object) -> Document:
+        """Send a file's bytes, once: whoever calls knows where to go on.
+
+        Args:
+            size: bytes that will come.
+
+        Raises:
+            CommandFailure: refused (4), not reachable or broken (5).
+        """
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        params = {name: _query_value(value) for name, value in query.items()}
+        try:
+            response = self._http.put(
+                path, params=params, content=content, headers=headers, timeout=_BODY_TIMEOUT
+            )
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+        return _document_of(response)
+
     def delete(self, path: str) -> Document:
         """Take something away; repeating it does no harm.
 
@@ -159,6 +179,11 @@ class ApiClient:
             f"the API at {str(address).rstrip('/')} {why}",
             "Check the address (--api-url) and that the API runs.",
         )
+
+
+def upload_path(upload: str) -> str:
+    """The path of an upload session."""
+    return f"/v1/uploads/{quote(upload, safe='')}"
 
 
 def adapter_path(name: str) -> str:

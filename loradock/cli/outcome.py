@@ -1,5 +1,6 @@
 """The end of a command that asked for a change: follow the operation, tell how it ended, exit with its code."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -34,13 +35,20 @@ IdempotencyKey = Annotated[
 
 
 def conclude(
-    session: Session, operation: Document, *, wait: bool, timeout: float | None, wanted: str = "succeeded"
+    session: Session,
+    operation: Document,
+    *,
+    wait: bool,
+    timeout: float | None,
+    wanted: str = "succeeded",
+    otherwise: Callable[[Document], Document | None] = lambda _: None,
 ) -> None:
     """Show an operation to its end, or say how to follow it.
 
     Args:
         timeout: seconds to wait at most.
         wanted: the state that counts as success.
+        otherwise: may start another operation in place of one that ended otherwise, which is then followed.
 
     Raises:
         CommandFailure: it ended otherwise (3), the wait timed out (6) or was interrupted (130).
@@ -55,6 +63,8 @@ def conclude(
             )
         return
     operation = _follow(session, operation, timeout)
+    if operation.get("state") != wanted and (again := otherwise(operation)) is not None:
+        operation = _follow(session, again, timeout)
     if session.as_json:
         print_json(operation)
     elif operation.get("state") == wanted:

@@ -56,8 +56,9 @@ def api(
     """Run the control API."""
     with _process("api", log_json=log_json) as settings:
         from api import server
+        from loradock.artifacts.build import open_uploads
 
-        server.run(settings, host, port, ready_file)
+        server.run(settings, host, port, ready_file, open_uploads(settings))
 
 
 def orchestrator(ready_file: ReadyFile = None, log_json: LogJson = False) -> None:

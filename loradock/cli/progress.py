@@ -22,6 +22,8 @@ _MARKS: Final = {
     "skipped": "–",
 }
 _URGENT: Final = {"failed": 0, "running": 1, "undone": 2, "pending": 3, "succeeded": 4, "skipped": 5}
+_BAR_WIDTH: Final = 20
+"""Characters."""
 _OTHER_LINES: Final = 4
 """Lines of the terminal that the steps leave free."""
 
@@ -97,9 +99,11 @@ def _detail(step: Document) -> str:
         if isinstance(value, dict | list) or value is None:
             continue
         if name == "bytes":
-            parts.append(text.size(value))
+            parts.append(_of_total(value, (detail or {}).get("total_bytes"), running=_is_running(step)))
+        elif name == "total_bytes":
+            continue
         elif name == "bytes_per_second":
-            if step.get("state") == "running":
+            if _is_running(step):
                 parts.append(f"{text.size(value)}/s")
         elif name.endswith("_seconds") and isinstance(value, int | float):
             parts.append(
@@ -115,6 +119,18 @@ def _detail(step: Document) -> str:
     if isinstance(error, dict):
         parts.append(f"{text.clean(error.get('code'))}: {text.clean(error.get('message'))}")
     return ", ".join(part for part in parts if part)
+
+
+def _is_running(step: Document) -> bool:
+    return step.get("state") == "running"
+
+
+def _of_total(done: object, total: object, *, running: bool) -> str:
+    """Bytes so far; of a step that runs, with a bar and their total where that is known."""
+    if not running or not isinstance(total, int) or not isinstance(done, int) or total <= 0:
+        return text.size(done)
+    filled = min(done, total) * _BAR_WIDTH // total
+    return f"{'━' * filled}{'─' * (_BAR_WIDTH - filled)} {text.size(done)} of {text.size(total)}"
 
 
 class _Live:

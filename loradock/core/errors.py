@@ -121,6 +121,15 @@ CATALOG: Final[dict[str, ErrorSpec]] = {
     "disk_full": _state(507, "There is no room on the disk.", "Free space on the host, or give the cache another folder."),
     "disk_error": _system(500, "The local disk refused to read or write.", "Check the permissions and the health of LORADOCK_CACHE_DIR and LORADOCK_STAGING_DIR."),
     "staging_lost": _system(503, "The orchestrator's staged copy is gone.", "It is fetched from the source again."),
+    # Uploads
+    "uploads_off": _caller(501, "This service takes no uploads.", "Give the API the object store (LORADOCK_OBJECT_STORE and its credentials, LORADOCK_UPLOADS not false); or publish from s3://, hf:// or https://, or with --no-upload from a folder on the orchestrator's disk."),
+    "upload_not_found": _caller(404, "You have no upload session with this id.", "Repeat the publish: it begins a session, or goes on with one of yours."),
+    "upload_expired": _state(410, "The upload session's time is over; what it held is removed.", "Repeat the publish: it begins a new session. LORADOCK_UPLOAD_SECONDS is how long one lasts."),
+    "upload_ended": _state(409, "The upload session takes nothing more: it is complete, or its publish has begun.", "Repeat the publish from its folder: it finds what is there."),
+    "upload_incomplete": _state(409, "Not all bytes of the upload are there.", "Repeat the publish: only what is missing is sent."),
+    "upload_busy": _state(409, "Somebody else is sending this file, or has sent more of it already.", "Ask for the session, and go on from what it has."),
+    "upload_mismatch": _caller(422, "What was sent is not what was declared.", "Publish the folder again; nothing may write to it meanwhile."),
+    "upload_not_taken": _caller(422, "The upload declares files that no adapter has, or a path that is not plain.", "Declare the adapter's own files only, directly in the folder: 'loradock publish NAME FOLDER' does it."),
     # Engines
     "engine_unreachable": _system(503, "The engine does not answer.", "It is retried for a while; check the vLLM process on the host."),
     "engine_restarted": _state(409, "The engine is another process than the one the operation began with.", "Start the operation again."),

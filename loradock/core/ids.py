@@ -26,6 +26,11 @@ def reconcile_workflow_id(engine: str) -> str:
     return f"reconcile/{engine}"
 
 
+def new_upload_id() -> str:
+    """A fresh upload session's id, made as an operation's."""
+    return f"up-{uuid_utils.uuid7().hex}"
+
+
 def workflow_id(operation: str) -> str:
     """The id of an operation's workflow."""
     return f"op/{operation}"

@@ -74,7 +74,10 @@ class Settings(BaseSettings):
         reconcile_backoff_seconds, reconcile_backoff_max_seconds: the pause after a repair that failed: doubled each time.
         reconcile_drain_seconds: how long requests may go on that use what is taken out; then they are cut.
         reconcile_scan_seconds: how often all engines are compared with what is wanted of them; 0 is never.
-        source_max_bytes, source_max_files: limits on what one publish may read.
+        source_max_bytes, source_max_files: limits on what one publish may read, or one upload may bring.
+        uploads: whether the API takes uploads; it needs the object store for them.
+        upload_seconds: how long an upload session lasts, counted from its beginning.
+        upload_endpoint: where callers reach the object store, when that is elsewhere than `object_store_endpoint`.
     """
 
     model_config = SettingsConfigDict(
@@ -124,6 +127,9 @@ class Settings(BaseSettings):
     source_max_bytes: int = Field(default=16 * 1024**3, ge=1)
     source_max_files: int = Field(default=1000, ge=1)
     signature_policy: Path | None = None
+    uploads: bool = True
+    upload_seconds: float = Field(default=24 * 3600.0, ge=1)
+    upload_endpoint: str | None = None
     staging_dir: Path = Field(default_factory=lambda: _cache_home() / "staging")
     cache_dir: Path = Field(default_factory=lambda: _cache_home() / "adapters")
 
@@ -196,7 +202,9 @@ class Settings(BaseSettings):
             raise ValueError("engines are given as id=http://host:port, separated by commas")
         return tuple((name, url.rstrip("/")) for name, _, url in pairs)
 
-    @field_validator("api_url", "temporal_ui_url", "object_store_endpoint", "source_endpoint")
+    @field_validator(
+        "api_url", "temporal_ui_url", "object_store_endpoint", "source_endpoint", "upload_endpoint"
+    )
     @classmethod
     def _no_trailing_slash(cls, value: str | None) -> str | None:
         return value.rstrip("/") if value else None

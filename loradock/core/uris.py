@@ -16,6 +16,10 @@ SCHEMES: Final = ("file", "s3", "hf", "https")
 SOURCE_ENTRY_POINTS: Final = "loradock.sources"
 """The entry point group whose names are further schemes (docs/sources.md)."""
 
+UPLOAD_SCHEME: Final = "upload"
+"""What an upload session brought, for the actor who made the session. Nobody can install a source of this name."""
+
+_UPLOAD = re.compile(r"upload://(?P<session>up-[0-9a-f]{32})(?:/sha256-(?P<stored>[0-9a-f]{64}))?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CUSTOM_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}")
@@ -57,7 +61,7 @@ def parse_source_uri(uri: str) -> SourceUri:
     if not colon or not _SCHEME.fullmatch(scheme):
         raise _invalid("an address begins with its scheme; a folder on disk is file:///folder")
     scheme = scheme.lower()
-    if scheme not in SCHEMES and scheme not in installed_schemes():
+    if scheme not in (*SCHEMES, UPLOAD_SCHEME) and scheme not in installed_schemes():
         raise LoradockError("unsupported_scheme", f"scheme {scheme!r} is not supported")
     if not rest.startswith("//"):
         raise _invalid("two slashes follow the scheme: file:///folder, s3://bucket/prefix")
@@ -66,7 +70,7 @@ def parse_source_uri(uri: str) -> SourceUri:
         raise _invalid("credentials do not belong into an address")
     if "?" in uri or "#" in uri:
         raise _invalid("an address has no query and no fragment")
-    forms = {"file": _file, "s3": _s3, "hf": _hub, "https": _https}
+    forms = {"file": _file, "s3": _s3, "hf": _hub, "https": _https, UPLOAD_SCHEME: _upload}
     return forms[scheme](place, path) if scheme in forms else _custom(scheme, place, path)
 
 
@@ -79,7 +83,31 @@ def installed_schemes() -> frozenset[str]:
 
 def is_custom_scheme(scheme: str) -> bool:
     """Whether a source of one's own may have this scheme: a plain word in lower case, none of `SCHEMES`."""
-    return bool(_CUSTOM_SCHEME.fullmatch(scheme)) and scheme not in SCHEMES
+    return bool(_CUSTOM_SCHEME.fullmatch(scheme)) and scheme not in (*SCHEMES, UPLOAD_SCHEME)
+
+
+class UploadUri(NamedTuple):
+    """An `upload://` address, taken apart.
+
+    Attributes:
+        session: the upload session's id.
+        stored: digest of a published artifact whose bytes stand for the upload, so that none was sent. Only the API
+            writes it, for an adapter that has a version of this digest.
+    """
+
+    session: str
+    stored: str | None = None
+
+    def __str__(self) -> str:
+        return f"upload://{self.session}" + (f"/{self.stored.replace(':', '-')}" if self.stored else "")
+
+
+def parse_upload_uri(uri: str) -> UploadUri | None:
+    """Take an `upload://` address apart; None for any other."""
+    match = _UPLOAD.fullmatch(uri)
+    if match is None:
+        return None
+    return UploadUri(match["session"], f"sha256:{match['stored']}" if match["stored"] else None)
 
 
 def check_source_uri(uri: str) -> str:
@@ -134,6 +162,12 @@ def _https(host: str, path: str) -> SourceUri:
     if not decoded.strip("/") or any(part in (".", "..") for part in decoded.split("/")):
         raise _invalid("a web address names a path, without '.' and '..'")
     return SourceUri("https", host, f"/{path}")
+
+
+def _upload(place: str, path: str) -> SourceUri:
+    if path or parse_upload_uri(f"upload://{place}") is None:
+        raise _invalid("an upload's address is upload:// and the session's id")
+    return SourceUri(UPLOAD_SCHEME, place, "")
 
 
 def _custom(scheme: str, place: str, path: str) -> SourceUri:

@@ -71,10 +71,10 @@ class ServiceAddresses:
             "API_TOKEN": self.api_token,
             "AGENT_TOKEN": self.agent_token,
             **self._sources(),
+            **self._store(),
         }
-        spec = self._spec(
-            "api", "api", values, "--host", "127.0.0.1", "--port", str(self.api_port), stop_order=1
-        )
+        arguments = ("--host", "127.0.0.1", "--port", str(self.api_port))
+        spec = self._spec("api", "api", values, *arguments, stop_order=1, aws=self.aws)
         return replace(spec, ready=lambda: http_answers(f"{self.api}/readyz"))
 
     def orchestrator(self) -> ChildSpec:

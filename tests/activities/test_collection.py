@@ -1,9 +1,11 @@
 """The collector's activities on a real registry and a real store: what is named stays, the rest goes."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from temporalio.testing import ActivityEnvironment
 
 from activities.collection import CollectionActivities
@@ -12,14 +14,17 @@ from activities.interface.collection import (
     DeleteArtifactInput,
     FindGarbageInput,
     FoundGarbage,
+    RemoveUploadInput,
     RetireInput,
 )
 from loradock.artifacts.sources.registry import SourceSet
 from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.artifacts.stores.folder import FolderStore
-from loradock.core.models import Manifest
-from loradock.registry import retirement, versions
+from loradock.artifacts.uploads.folder import FolderUploads
+from loradock.core.ids import new_upload_id
+from loradock.core.models import Manifest, ManifestFile
+from loradock.registry import retirement, uploads, versions
 from loradock.registry.database import Database
 from tests.artifacts.helpers import manifest_of, refused
 from tests.artifacts.samples import make_adapter
@@ -131,3 +136,63 @@ async def test_retention_leaves_the_newest(place: Place, monkeypatch: pytest.Mon
     given = RetireInput(rules=CollectionRules(keep_versions=2))
     assert (await place.environment.run(place.activities.retire, given)).versions == ("greeter@1",)
     assert (await place.environment.run(place.activities.retire, RetireInput(rules=RULES))).versions == ()
+
+
+async def _session(
+    place: Place, seconds: float = 600, *, files: int = 2, complete: bool = True, adapter: str = "greeter"
+) -> str:
+    """A session with bytes in the store, begun so that it lasts for so long."""
+    uploads_place = FolderUploads(FolderStore(place.tmp_path / "store"), max_bytes=1000)
+    content = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
+    declared = [
+        ManifestFile(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        for path, data in content.items()
+    ]
+    new = uploads.NewUpload(
+        id=new_upload_id(), actor="alice", adapter=adapter, digest=uploads_place.check(declared).digest,
+        files=tuple(declared), seconds=seconds,
+    )  # fmt: skip
+    async with place.world.database.transaction() as tx:
+        await uploads.open_session(tx, new)
+    for file in declared[:files]:
+        with uploads_place.writer(new.id, file, 0) as writer:
+            writer.write(content[file.path] if complete else content[file.path][:-1])
+            writer.finish()
+    if complete:
+        async with place.world.database.transaction() as tx:
+            await uploads.mark_complete(tx, new.id, "alice")
+    return new.id
+
+
+async def test_uploads_go_when_nobody_counts_on_them_and_nothing_of_a_killed_one_stays(place: Place) -> None:
+    area = place.store.uploads
+    open_yet, whole = await _session(place, complete=False), await _session(place, adapter="other")
+    run = await place.world.start(registry_world.new_publish("third"))
+    published = await _session(place, adapter="third")
+    async with place.world.database.transaction() as tx:
+        await uploads.bind(tx, published, run.operation)
+    # Killed: after its time, in the middle of a removal, and before a row knew of it.
+    expired = await _session(place, 600, adapter="late", complete=False)
+    async with place.world.database.transaction() as tx:
+        await tx.session.execute(text("UPDATE uploads SET expires_at = now() WHERE adapter = 'late'"))
+    half = await _session(place, adapter="half")
+    async with place.world.database.transaction() as tx:
+        await tx.session.execute(
+            text("UPDATE uploads SET state = 'ended', ended_at = now() WHERE adapter = 'half'")
+        )
+    unknown = new_upload_id()
+    FolderStore(place.tmp_path / "store").put_if_absent(f"uploads/{unknown}/README.md", b"x")
+
+    assert area.sessions() == {open_yet, whole, published, expired, half, unknown}
+    assert (await place.find()).uploads == 3
+    assert area.sessions() == {open_yet, whole, published}
+    assert (await place.find()).uploads == 0
+
+    given = RemoveUploadInput(session=published)
+    assert not (await place.environment.run(place.activities.remove_upload, given)).removed
+    await place.world.finish(run)
+    for _ in range(2):  # tried again: the answer was lost, not the work
+        assert (await place.environment.run(place.activities.remove_upload, given)).removed
+    assert area.sessions() == {open_yet, whole}
+    ended = [action for action in await place.world.actions() if action == "upload.ended"]
+    assert len(ended) == 2

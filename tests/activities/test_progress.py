@@ -7,6 +7,7 @@ import pytest
 
 from activities import progress as progress_module
 from activities.progress import StepClock, TransferProgress, TransferSlots
+from loradock.artifacts.protocol import expect_total
 from loradock.core.models import StepState
 from tests.activities.parts import Bench
 
@@ -16,7 +17,7 @@ def test_a_transfer_heartbeats_while_a_single_call_takes_long(monkeypatch: pytes
     bench = Bench()
 
     def activity(_: object) -> None:
-        with TransferProgress(lambda _done, _rate: None) as progress:
+        with TransferProgress(lambda _: None) as progress:
             progress.advance(7)
             time.sleep(0.5)  # as fsync of a large file does
 
@@ -30,7 +31,7 @@ def test_heartbeats_end_with_the_transfer(monkeypatch: pytest.MonkeyPatch) -> No
     bench = Bench()
 
     def activity(_: object) -> None:
-        with pytest.raises(ValueError, match="broken"), TransferProgress(lambda _done, _rate: None):
+        with pytest.raises(ValueError, match="broken"), TransferProgress(lambda _: None):
             raise ValueError("broken")
 
     bench.run(activity, None)
@@ -42,7 +43,7 @@ def test_no_more_transfers_run_than_there_are_slots() -> None:
     lock = threading.Lock()
 
     def activity(_: object) -> None:
-        with TransferProgress(lambda _done, _rate: None) as progress, slots.take(progress):
+        with TransferProgress(lambda _: None) as progress, slots.take(progress):
             with lock:
                 running[0] += 1
                 most[0] = max(most[0], running[0])
@@ -59,7 +60,7 @@ def test_a_transfer_that_fails_gives_its_slot_back() -> None:
     slots = TransferSlots(1)
 
     def activity(fails: object) -> str:
-        with TransferProgress(lambda _done, _rate: None) as progress, slots.take(progress):
+        with TransferProgress(lambda _: None) as progress, slots.take(progress):
             if fails:
                 raise ValueError("broken")
             return "done"
@@ -82,3 +83,19 @@ def test_a_step_tells_its_attempt_and_its_times() -> None:
     assert ended.started_at is not None
     assert ended.ended_at is not None
     assert running.started_at == ended.started_at <= ended.ended_at
+
+
+def test_a_transfer_tells_its_total_once_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "TELL_EVERY_SECONDS", 0.0)
+    told: list[dict[str, int]] = []
+
+    def activity(_: object) -> None:
+        with TransferProgress(told.append) as progress:
+            progress.advance(1)
+            expect_total(progress, 10)
+            progress.advance(4)
+
+    bench = Bench()
+    bench.run(activity, None)
+    assert [(one["bytes"], one.get("total_bytes")) for one in told] == [(1, None), (5, 10)]
+    assert bench.beats[-1][0]["total_bytes"] == 10

@@ -142,7 +142,9 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
         def _serve(self) -> None:
             parts = urlsplit(self.path)
             length = int(self.headers.get("content-length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
+            raw = self.rfile.read(length) if length else b""
+            is_json = self.headers.get("content-type") == "application/json"
+            body = json.loads(raw) if raw and is_json else raw or None
             query = {name: values[0] for name, values in parse_qs(parts.query).items()}
             headers = {name.lower(): value for name, value in self.headers.items()}
             self._send(api.answer(Seen(self.command, unquote(parts.path), query, headers, body)))

@@ -121,11 +121,11 @@ async def test_a_publish_goes_in_is_found_again_and_is_followed_to_its_end(
 ) -> None:
     await world.engines("engine-1")
     (elsewhere / "weights").mkdir()
-    first = await command("publish", "greeter", "weights", "--label", "run=7", "--no-wait")
+    first = await command("publish", "greeter", "weights", "--no-upload", "--label", "run=7", "--no-wait")
     assert first.code == ExitCode.OK, first.err
     name = first.out.strip()
     assert (
-        await command("publish", "greeter", "weights", "--label", "run=7", "--no-wait")
+        await command("publish", "greeter", "weights", "--no-upload", "--label", "run=7", "--no-wait")
     ).out.strip() == name
 
     other = await command("publish", "greeter", "s3://bucket/other", "--no-wait")

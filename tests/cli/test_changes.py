@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from loradock.cli.failures import ExitCode
-from tests.cli.conftest import TOKEN, FakeApi, Ran, Reply, operation
+from tests.artifacts.samples import make_adapter
+from tests.cli.conftest import TOKEN, FakeApi, Ran, Reply, Seen, operation
 
 Cli = Callable[..., Ran]
 
+UPLOADED = {"uri": "upload://up-1", "state": "complete", "stored": False}
 DIGEST = "sha256:" + "9f" * 32
 
 
@@ -18,13 +21,79 @@ def published(**further: object) -> Reply:
     return Reply(operation("succeeded", kind="publish", version=3, pool=None, result=result))
 
 
-def test_publish_makes_an_absolute_file_address_of_a_folder(cli: Cli, api: FakeApi, elsewhere: Path) -> None:
+def test_with_no_upload_a_folder_is_its_absolute_address_for_the_orchestrator(
+    cli: Cli, api: FakeApi, elsewhere: Path
+) -> None:
     (elsewhere / "my weights").mkdir()
     api.on("POST", "/v1/adapters/acme/greeter/versions", published())
-    ran = cli("publish", "acme/greeter", "my weights")
+    ran = cli("publish", "acme/greeter", "my weights", "--no-upload")
     assert ran.code == ExitCode.OK
     assert api.seen[0].body == {"source": {"uri": (elsewhere / "my weights").as_uri()}, "labels": {}}
     assert api.seen[0].headers["authorization"] == f"Bearer {TOKEN}"
+
+
+@pytest.mark.parametrize("transfer", ["stream", "parts"])
+def test_a_folder_is_uploaded_and_only_what_is_missing_is_sent(
+    cli: Cli, api: FakeApi, elsewhere: Path, transfer: str
+) -> None:
+    make_adapter(elsewhere / "weights")
+    opened: list[dict[str, Any]] = []
+
+    def open_upload(seen: Seen) -> Reply:
+        files = [
+            {**file, "received": 0, "complete": False, "part_bytes": 1000, "parts": []}
+            for file in seen.body["files"]
+        ]
+        files[0] |= {"received": files[0]["size"], "complete": True}
+        upload = {
+            "id": "up-1",
+            "uri": "upload://up-1",
+            "state": "open",
+            "stored": False,
+            "transfer": transfer,
+            "files": files,
+        }
+        opened.append(upload)
+        return Reply(upload, 201)
+
+    def addresses(seen: Seen) -> Reply:
+        numbers = seen.body["parts"]
+        return Reply(
+            {
+                "parts": [
+                    {"number": n, "url": f"{api.url}/store/{seen.path[-7]}/{n}", "size": 1} for n in numbers
+                ]
+            }
+        )
+
+    api.on("POST", "/v1/adapters/greeter/uploads", open_upload)
+    for index in (1, 2):
+        api.on("PUT", f"/v1/uploads/up-1/files/{index}", Reply({"received": 1}))
+        api.on("POST", f"/v1/uploads/up-1/files/{index}/parts", addresses)
+        for number in range(1, 200):
+            api.on("PUT", f"/store/{index}/{number}", Reply({}))
+    api.on("POST", "/v1/uploads/up-1/complete", Reply({**UPLOADED, "id": "up-1"}))
+    api.on("POST", "/v1/adapters/greeter/versions", published())
+    ran = cli("publish", "greeter", "weights")
+    assert ran.code == ExitCode.OK, ran.err
+    (upload,) = opened
+    assert {file["path"] for file in upload["files"]} == {
+        path.name for path in (elsewhere / "weights").iterdir()
+    }
+    puts = [seen for seen in api.seen if seen.method == "PUT"]
+    for index, file in enumerate(upload["files"]):
+        data = (elsewhere / "weights" / file["path"]).read_bytes()
+        mine = [
+            seen
+            for seen in puts
+            if f"/{index}" in seen.path.rpartition("/")[0] or seen.path.endswith(f"files/{index}")
+        ]
+        if transfer == "parts":
+            mine.sort(key=lambda seen: int(seen.path.rpartition("/")[2]))
+        assert b"".join(seen.body for seen in mine) == (b"" if index == 0 else data)
+    # The token is the API's alone.
+    assert all(("authorization" in seen.headers) == seen.path.startswith("/v1/") for seen in api.seen)
+    assert api.seen[-1].body == {"source": {"uri": "upload://up-1"}, "labels": {}}
 
 
 def test_publish_sends_all_that_was_given_and_tells_version_and_digest(cli: Cli, api: FakeApi) -> None:

@@ -1,5 +1,6 @@
 """Waiting for an operation: by its events, without them, through an outage, to a timeout, until Ctrl-C."""
 
+import io
 import os
 import signal
 import subprocess
@@ -9,8 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from loradock.cli.failures import CommandFailure, ExitCode
+from loradock.cli.progress import steps_table
 from loradock.cli.waiting import UNREACHABLE_LIMIT, follow
 from tests.cli.conftest import TOKEN, FakeApi, Ran, Reply, event, operation, problem, step, stream
 
@@ -54,6 +57,20 @@ def test_each_step_is_told_as_the_events_bring_it(cli: Cli, loading: FakeApi) ->
         "  engine-1 verify: succeeded",
     ]
     assert ran.out == "greeter@1 is served by engine-1\n"
+
+
+def test_a_running_transfer_shows_a_bar_with_its_total(api: FakeApi) -> None:
+    detail = {"bytes": 42_000_000, "bytes_per_second": 21_000_000, "total_bytes": 84_000_000}
+    running = step("download", "running", detail=detail, started_at="2026-01-01T00:00:00Z")
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(steps_table(operation(steps=[running])))
+    assert f"{'━' * 10}{'─' * 10} 42.0 MB of 84.0 MB, 21.0 MB/s" in console.export_text()
+    more = step("download", "running", detail={**detail, "bytes": 100_000_000})  # it was read twice
+    console.print(steps_table(operation(steps=[more])))
+    assert f"{'━' * 20} 100 MB of 84.0 MB" in console.export_text()
+    done = step("download", "succeeded", detail=detail)
+    console.print(steps_table(operation(steps=[done])))
+    assert "━" not in console.export_text()
 
 
 def test_a_bad_end_is_3_with_reason_remedy_and_link(cli: Cli, loading: FakeApi) -> None:

@@ -36,6 +36,7 @@ def check_whole(stack: RunningStack) -> None:
     check_cards(stack)
     check_leases(stack)
     check_versions(stack)
+    check_uploads(stack)
     check_deployments(stack)
     check_audit(stack)
 
@@ -80,6 +81,13 @@ def check_versions(stack: RunningStack) -> None:
         folder = f"artifacts/{digest.replace(':', '-')}"
         files = {f"{folder}/{name}" for name in ("manifest.json", "adapter_model.safetensors")}
         assert state != "ready" or files <= keys
+
+
+def check_uploads(stack: RunningStack) -> None:
+    """With no publish under way, all that was uploaded for one is gone."""
+    assert {key for key in stack.objects() if key.startswith("uploads/")} == set()
+    rows = stack.rows("SELECT id, state, operation FROM uploads WHERE state = 'publishing'")
+    assert rows == []
 
 
 def check_deployments(stack: RunningStack) -> None:

@@ -31,7 +31,7 @@ def request_of(kind: OperationKind, **changes: Any) -> Any:
     match kind:
         case OperationKind.PUBLISH:
             return PublishInput(
-                start=start, request=PublishRequest(adapter="greeter", uri="file:///a", **changes)
+                start=start, request=PublishRequest(**{"adapter": "greeter", "uri": "file:///a", **changes})
             )
         case OperationKind.LOAD:
             given = {"adapter": "greeter", "version": 1, "pool": "default", **changes}

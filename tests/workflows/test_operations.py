@@ -1,5 +1,7 @@
 """Publish, load and unload as stories: what they do, and that a failure at any step leaves everything as it was."""
 
+from contextlib import nullcontext
+
 import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
@@ -26,6 +28,35 @@ async def test_a_publish_stages_reserves_uploads_and_registers(bench: Bench) -> 
         "register_version",
     ]
     assert world.state.versions == {1: "ready"}
+
+
+@pytest.mark.parametrize("ending", ["succeeds", "fails", "is cancelled"])
+async def test_an_upload_is_removed_when_its_publish_has_ended_however_that_was(
+    bench: Bench, ending: str
+) -> None:
+    world = World()
+    session = "up-" + "0" * 32
+    there = world.hang("upload_artifact", times=1) if ending == "is cancelled" else None
+    if ending == "fails":
+        world.fail("upload_artifact")
+    world.fail("remove_upload", times=1, retryable=True)
+    async with bench.workers(world):
+        handle = await bench.start(PUBLISH, uri=f"upload://{session}")
+        if there is not None:
+            await there.wait()
+            await handle.cancel()
+        with nullcontext() if ending == "succeeds" else pytest.raises(WorkflowFailureError):
+            await handle.result()
+    assert world.removed_uploads == [session]
+    assert world.calls[-1] == "remove_upload"
+
+
+async def test_an_upload_that_cannot_be_removed_spoils_nothing(bench: Bench) -> None:
+    world = World()
+    world.fail("remove_upload", code="store_denied")
+    async with bench.workers(world):
+        handle = await bench.start(PUBLISH, uri=f"upload://up-{'0' * 32}/sha256-{'0' * 64}")
+        assert (await handle.result())["version"] == 1
 
 
 async def test_a_load_reaches_every_engine_and_routes_them_together(bench: Bench) -> None:

@@ -97,6 +97,7 @@ class World:
         self.wanted: dict[str, VersionRef] = {REF.served_name: REF}
         self.failed_repairs: list[reconcile.NoteFailedInput] = []
         self.ended_looks: list[reconcile.EndLookInput] = []
+        self.removed_uploads: list[str] = []
         self.released = asyncio.Event()
         self._failed: Counter[str] = Counter()
 
@@ -422,6 +423,14 @@ class World:
 
         return await self._do("delete_artifact", None, effect)
 
+    @activity.defn(name=collection.REMOVE_UPLOAD.name)
+    async def remove_upload(self, given: collection.RemoveUploadInput) -> collection.RemovedUpload:
+        def effect() -> collection.RemovedUpload:
+            self.removed_uploads.append(given.session)
+            return collection.RemovedUpload(removed=True, bytes=10)
+
+        return await self._do("remove_upload", None, effect)
+
     @activity.defn(name=collection.COLLECT_CACHE.name)
     async def collect_cache(self, given: collection.CollectCacheInput) -> collection.CollectedCache:
         gone = collection.EvictedAdapter(served_name="greeter@1", digest=DIGEST, bytes=5, reason="age")
@@ -538,6 +547,7 @@ class World:
             self.commit_load, self.plan_unload, self.withdraw, self.restore, self.commit_unload, self.mark_lost,
             self.retire_versions, self.find_garbage, self.delete_artifact, self.record_collection,
             self.begin_look, self.compare, self.make_good, self.note_failed, self.end_look, self.scan_fleet,
+            self.remove_upload,
         ]  # fmt: skip
 
     def transfer_activities(self) -> list[Any]:

@@ -1,6 +1,7 @@
 """An object store in a local folder: no server, the same rules."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from io import FileIO
@@ -20,6 +21,8 @@ from loradock.artifacts.transfer import download
 from loradock.core.errors import LoradockError
 
 _TEMPORARY: Final = ".incoming"
+_PARTIAL: Final = f"{_TEMPORARY}/partial"
+"""Files that come in several tries, by their keys."""
 
 
 class FolderStore:
@@ -110,6 +113,37 @@ class FolderStore:
         """As `ObjectStore.sweep`: a dead writer is known by its lock, so nothing need be old."""
         del older_than_seconds
         return [path.name for path in sweep_temporary(self._root / _TEMPORARY)]
+
+    def unfinished(self, prefix: str) -> Iterator[str]:
+        """As `ObjectStore.unfinished`."""
+        root = self._root / _PARTIAL
+        with _store_errors("reading the folder store"):
+            for path in sorted((root / _checked(prefix.rstrip("/"))).rglob("*")):
+                if path.is_file():
+                    yield path.relative_to(root).as_posix()
+
+    def abandon(self, prefix: str) -> None:
+        """As `ObjectStore.abandon`."""
+        with _store_errors("deleting from the folder store"):
+            folder = self._root / _PARTIAL / _checked(prefix.rstrip("/"))
+            if folder.is_dir():
+                shutil.rmtree(folder)
+
+    def partial_path(self, key: str) -> Path:
+        """Where an object lies that comes in several tries, until `adopt_partial`."""
+        return self._root / _PARTIAL / _checked(key)
+
+    def adopt_partial(self, key: str) -> None:
+        """Make an object of what came in several tries; it is on the disk already.
+
+        Raises:
+            LoradockError: `store_unavailable`.
+        """
+        target = self._path(key)
+        with _store_errors("writing to the folder store"):
+            self._make_folders(target.parent)
+            self.partial_path(key).replace(target)
+            sync_folder(target.parent)
 
     @contextmanager
     def _temporary(self) -> Iterator[Path]:

@@ -18,14 +18,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from loradock.artifacts.bandwidth import Bandwidth
 from loradock.artifacts.disk import disk_errors
 from loradock.artifacts.paths import check_relative_path
-from loradock.artifacts.protocol import ObjectInfo, Progress, Reader
+from loradock.artifacts.protocol import UPLOADS, ObjectInfo, Progress, Reader
 from loradock.artifacts.s3 import STALL_SECONDS, BodyReader, error_code, s3_errors, status_of
 from loradock.artifacts.transfer import TICK_SECONDS, Copied
 from loradock.core.errors import LoradockError
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
-    from types_boto3_s3.type_defs import CompletedPartTypeDef
+    from types_boto3_s3.type_defs import CompletedPartTypeDef, MultipartUploadTypeDef
 
 PART_BYTES: Final = 16 * 1024 * 1024
 """S3 takes 10,000 parts of one object: 160 GB."""
@@ -39,7 +39,7 @@ _ERRORS: Final = {
     "changed": "store_unavailable",
     "unavailable": "store_unavailable",
 }
-_WRITE_ERRORS: Final = {**_ERRORS, "missing": "store_unavailable"}
+WRITE_ERRORS: Final = {**_ERRORS, "missing": "store_unavailable"}
 _NO_BUCKET: Final = "NoSuchBucket"
 
 
@@ -79,7 +79,7 @@ class S3Store:
         full = self._key(key)
         checksum = b64encode(hashlib.sha256(data).digest()).decode()
         for _ in range(CONFLICT_ATTEMPTS):
-            with self._errors(key, _WRITE_ERRORS):
+            with self._errors(key, WRITE_ERRORS):
                 try:
                     self._client.put_object(
                         Bucket=self._bucket, Key=full, Body=data, ChecksumSHA256=checksum, IfNoneMatch="*"
@@ -135,32 +135,57 @@ class S3Store:
     def delete(self, key: str) -> None:
         """As `ObjectStore.delete`."""
         full = self._key(key)
-        with self._errors(key, _WRITE_ERRORS):
+        with self._errors(key, WRITE_ERRORS):
             self._client.delete_object(Bucket=self._bucket, Key=full)
 
     def sweep(self, older_than_seconds: float) -> "list[str]":
         """As `ObjectStore.sweep`: uploads in parts that were begun so long ago and not ended."""
         limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
-        pages = self._client.get_paginator("list_multipart_uploads").paginate(
-            Bucket=self._bucket, Prefix=self._prefix
-        )
         swept = []
-        with self._errors("", _WRITE_ERRORS):
-            for page in pages:
-                for upload in page.get("Uploads", []):
-                    key, begun = upload["Key"], upload["Initiated"]
-                    if begun <= limit and key.startswith(self._prefix):
-                        self._client.abort_multipart_upload(
-                            Bucket=self._bucket, Key=key, UploadId=upload["UploadId"]
-                        )
-                        swept.append(key.removeprefix(self._prefix))
+        with self._errors("", WRITE_ERRORS):
+            for upload in self._multipart_uploads(""):
+                key = upload["Key"].removeprefix(self._prefix)
+                if upload["Initiated"] <= limit and not key.startswith(UPLOADS):
+                    self._abort(upload)
+                    swept.append(key)
         return swept
+
+    def unfinished(self, prefix: str) -> Iterator[str]:
+        """As `ObjectStore.unfinished`."""
+        with self._errors(prefix, WRITE_ERRORS):
+            for upload in self._multipart_uploads(prefix):
+                yield upload["Key"].removeprefix(self._prefix)
+
+    def abandon(self, prefix: str) -> None:
+        """As `ObjectStore.abandon`."""
+        with self._errors(prefix, WRITE_ERRORS):
+            for upload in list(self._multipart_uploads(prefix)):
+                self._abort(upload)
+
+    def _multipart_uploads(self, prefix: str) -> "Iterator[MultipartUploadTypeDef]":
+        full = self._prefix + prefix
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self._bucket, Prefix=full
+        )
+        for page in pages:
+            for upload in page.get("Uploads", []):
+                if upload["Key"].startswith(full):
+                    yield upload
+
+    def _abort(self, upload: "MultipartUploadTypeDef") -> None:
+        try:
+            self._client.abort_multipart_upload(
+                Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+            )
+        except ClientError as error:
+            if status_of(error) != 404:  # it has ended meanwhile
+                raise
 
     def _put_whole(self, key: str, file: BinaryIO, announced: Copied, progress: Progress) -> None:
         with disk_errors("reading a staged file"):
             data = file.read(announced.size + 1)
         _check_announced(key, Copied(len(data), hashlib.sha256(data).hexdigest()), announced)
-        with self._errors(key, _WRITE_ERRORS):
+        with self._errors(key, WRITE_ERRORS):
             self._client.put_object(
                 Bucket=self._bucket,
                 Key=self._key(key),
@@ -173,7 +198,7 @@ class S3Store:
     def _put_parts(self, key: str, file: BinaryIO, announced: Copied, progress: Progress) -> None:
         """Send part by part; only when the whole had the announced hash does the object come to be."""
         full = self._key(key)
-        with self._errors(key, _WRITE_ERRORS):
+        with self._errors(key, WRITE_ERRORS):
             upload = self._client.create_multipart_upload(
                 Bucket=self._bucket,
                 Key=full,
@@ -182,7 +207,7 @@ class S3Store:
             )["UploadId"]
         try:
             parts = self._send_parts(key, upload, file, announced, progress)
-            with self._errors(key, _WRITE_ERRORS):
+            with self._errors(key, WRITE_ERRORS):
                 self._client.complete_multipart_upload(
                     Bucket=self._bucket, Key=full, UploadId=upload, MultipartUpload={"Parts": parts}
                 )
@@ -230,7 +255,7 @@ class S3Store:
             self._bandwidth.pass_through(len(data), stopped)
         checksum = b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
         body: Any = _PartBody(data, stopped)
-        with self._errors(key, _WRITE_ERRORS):
+        with self._errors(key, WRITE_ERRORS):
             answer = self._client.upload_part(
                 Bucket=self._bucket,
                 Key=self._key(key),
@@ -270,7 +295,7 @@ class S3Store:
         """As `ObjectStore.list`."""
         full = self._prefix + (_checked(prefix.rstrip("/")) + "/" if prefix else "")
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=full)
-        with self._errors(prefix, _WRITE_ERRORS):
+        with self._errors(prefix, WRITE_ERRORS):
             for page in pages:
                 for item in page.get("Contents", []):
                     yield ObjectInfo(item["Key"].removeprefix(self._prefix), item["Size"])
