@@ -20,10 +20,20 @@ from activities.interface.cards import (
     UnloadPlanInput,
 )
 from activities.interface.common import Done
-from loradock.core.requests import EngineTarget, LoadPlan, OperationResult, UnloadPlan
+from loradock.core.batches import batches_of
+from loradock.core.requests import EngineTarget, LoadPlan, OperationResult, UnloadItem, UnloadPlan
 from loradock.core.signatures import SignatureRules
-from loradock.registry import cards, loading, operation_steps, placement, runs, signatures, unloading
-from loradock.registry.database import Database
+from loradock.registry import (
+    cards,
+    loading,
+    operation_steps,
+    placement,
+    runs,
+    signatures,
+    targets,
+    unloading,
+)
+from loradock.registry.database import Database, Reader
 
 LOAD_STEPS = ("download", "load", "verify")
 UNLOAD_STEPS = ("drain", "remove", "release")
@@ -52,7 +62,12 @@ class CardActivities:
             plan = await placement.plan_load(tx, given.run, given.request)
             await signatures.check_admitted(tx, plan.ref, rule)
             await runs.begin(tx, given.run, _steps(LOAD_STEPS, plan.targets))
-        return plan
+            batches = batches_of(len(plan.targets))
+            if not batches:
+                return plan
+            items = [UnloadItem(target=target, ref=plan.ref) for target in plan.targets]
+            engines = await targets.keep(tx, given.run, items)
+        return plan.model_copy(update={"targets": (), "batches": batches_of(engines), "engines": engines})
 
     @activity.defn(name=STAGE_CARD.name)
     async def stage(self, given: CardInput) -> Done:
@@ -73,7 +88,10 @@ class CardActivities:
     async def commit_load(self, given: CommitLoadInput) -> OperationResult:
         """Make the staged cards routable together and end the operation."""
         async with self._database.transaction() as tx:
-            result = await loading.commit_load(tx, given.run, given.plan, given.ready, given.failed)
+            ready, failed = given.ready, given.failed
+            if given.plan.batches:
+                ready, failed = await targets.outcome(tx, given.run)
+            result = await loading.commit_load(tx, given.run, given.plan, ready, failed)
             await operation_steps.record_steps(tx, given.run.operation, given.steps)
         return result
 
@@ -83,27 +101,31 @@ class CardActivities:
         async with self._database.transaction() as tx:
             plan = await unloading.plan_unload(tx, given.run, given.request)
             await runs.begin(tx, given.run, _steps(UNLOAD_STEPS, [item.target for item in plan.items]))
-        return plan
+            if not batches_of(len(plan.items)):
+                return plan
+            cards_kept = await targets.keep(tx, given.run, plan.items)
+        batches = batches_of(cards_kept)
+        return plan.model_copy(update={"items": (), "batches": batches, "cards": cards_kept})
 
     @activity.defn(name=WITHDRAW_CARDS.name)
     async def withdraw(self, given: UnloadPlanInput) -> Done:
         """Stop traffic to all cards of the plan at once."""
         async with self._database.transaction() as tx:
-            await unloading.withdraw(tx, given.run, given.plan)
+            await unloading.withdraw(tx, given.run, await _whole(tx, given))
         return Done()
 
     @activity.defn(name=RESTORE_CARDS.name)
     async def restore(self, given: UnloadPlanInput) -> Done:
         """Let traffic follow the plan's cards again, where the engine still lives."""
         async with self._database.transaction() as tx:
-            await unloading.restore(tx, given.run, given.plan)
+            await unloading.restore(tx, given.run, await _whole(tx, given))
         return Done()
 
     @activity.defn(name=COMMIT_UNLOAD.name)
     async def commit_unload(self, given: UnloadPlanInput) -> OperationResult:
         """Forget the plan's cards and end the operation."""
         async with self._database.transaction() as tx:
-            result = await unloading.commit_unload(tx, given.run, given.plan)
+            result = await unloading.commit_unload(tx, given.run, await _whole(tx, given))
             await operation_steps.record_steps(tx, given.run.operation, given.steps)
         return result
 
@@ -113,6 +135,13 @@ class CardActivities:
         async with self._database.transaction() as tx:
             await cards.mark_card_lost(tx, given.run, given.ref, given.target, given.reason)
         return Done()
+
+
+async def _whole(tx: Reader, given: UnloadPlanInput) -> UnloadPlan:
+    """The plan with its items, wherever they are kept."""
+    if not given.plan.batches:
+        return given.plan
+    return given.plan.model_copy(update={"items": await targets.whole(tx, given.run)})
 
 
 def _steps(

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, Self
 from temporalio import activity
 from temporalio.exceptions import CancelledError
 
-from loradock.core.models import StepReport, StepState, utc_now
+from loradock.core.models import Failure, StepReport, StepState, utc_now
 
 TELL_EVERY_SECONDS: Final = 1.0
 
@@ -49,6 +49,10 @@ class StepClock:
         """The step, ended well now."""
         return self._report(StepState.SUCCEEDED, utc_now(), detail)
 
+    def failed(self, error: Failure | None) -> StepReport:
+        """The step, failed now."""
+        return self._report(StepState.FAILED, utc_now(), {}).model_copy(update={"error": error})
+
     def _report(self, state: StepState, ended_at: datetime | None, detail: dict[str, Any]) -> StepReport:
         return StepReport(
             name=self._name,
@@ -68,10 +72,14 @@ class TransferProgress:
 
     Args:
         tell: called with the bytes so far and the bytes per second since the last call, about once a second.
+        heartbeat: takes the details from any thread; the SDK's own does so in an activity that is no coroutine.
     """
 
-    def __init__(self, tell: Callable[[int, float], None]) -> None:
+    def __init__(
+        self, tell: Callable[[int, float], None], heartbeat: Callable[..., None] = activity.heartbeat
+    ) -> None:
         self._tell = tell
+        self._heartbeat = heartbeat
         self._done = 0
         self._told = 0
         self._told_at = time.monotonic()
@@ -92,7 +100,7 @@ class TransferProgress:
     def _beat(self) -> None:
         with suppress(RuntimeError):  # the worker's loop has ended
             while not self._ended.wait(PULSE_SECONDS):
-                activity.heartbeat({"bytes": self._done})
+                self._heartbeat({"bytes": self._done})
 
     def advance(self, size: int) -> None:
         """Count `size` more bytes.
@@ -108,7 +116,7 @@ class TransferProgress:
             self._next = now + TELL_EVERY_SECONDS
             rate = (self._done - self._told) / max(now - self._told_at, 1e-3)
             self._told, self._told_at = self._done, now
-            activity.heartbeat({"bytes": self._done, "bytes_per_second": round(rate)})
+            self._heartbeat({"bytes": self._done, "bytes_per_second": round(rate)})
             self._tell(self._done, rate)
 
 

@@ -15,6 +15,7 @@ from temporalio.worker import Worker
 from activities.engines import EngineActivities
 from activities.failures import FailureInterceptor
 from activities.host_cache import CacheActivities
+from activities.host_work import HostWorkActivities
 from activities.progress import TransferSlots
 from loradock.artifacts.build import open_cache
 from loradock.artifacts.cache import HostCache
@@ -23,7 +24,7 @@ from loradock.core.ids import host_engine_queue, host_io_queue
 from loradock.core.names import check_simple_name
 from loradock.core.settings import Settings
 from loradock.engines.protocol import Engine
-from loradock.engines.vllm import VllmEngine
+from loradock.engines.vllm import VllmEngine, engine_client
 from worker.cache_watch import CacheWatch
 from worker.control_plane import ControlPlane
 from worker.leases import HostIdentity, LeaseKeeper, Superseded
@@ -54,6 +55,7 @@ def host_workers(
     executor: ThreadPoolExecutor,
 ) -> list[Worker]:
     """The workers on one host's two queues."""
+    whole = HostWorkActivities(cache, engines, executor)
     io = Worker(
         client,
         task_queue=host_io_queue(agent),
@@ -67,7 +69,7 @@ def host_workers(
     engine = Worker(
         client,
         task_queue=host_engine_queue(agent),
-        activities=[engines.load, engines.unload, engines.resume],
+        activities=[engines.load, engines.unload, engines.resume, whole.load, whole.unload],
         max_concurrent_activities=ENGINE_CALLS_AT_ONCE,
         interceptors=[FailureInterceptor()],
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
@@ -86,10 +88,12 @@ async def run(
     """
     token = SecretStr(settings.require_engine_token())
     async with AsyncExitStack() as stack:
-        engines: dict[str, Engine] = {}
-        for name, url in urls.items():
-            engines[name] = VllmEngine(url, token, api_key=settings.engine_api_key)
-            stack.push_async_callback(engines[name].aclose)
+        # One client for all engines: each of its own would cost megabytes and a TLS context.
+        http = await stack.enter_async_context(engine_client())
+        engines: dict[str, Engine] = {
+            name: VllmEngine(url, token, api_key=settings.engine_api_key, client=http)
+            for name, url in urls.items()
+        }
         control_plane = ControlPlane(settings.api_url, settings.require("agent_token"), identity.agent)
         stack.push_async_callback(control_plane.aclose)
         host_cache = open_cache(settings)

@@ -142,6 +142,7 @@ CATALOG: Final[dict[str, ErrorSpec]] = {
     "path_without_digest": _caller(400, "The path given to the engine does not carry the digest.", "Report it: paths are made by the agent's cache."),
     "unload_failed": _system(502, "The engine still holds the adapter after its removal.", "It is retried; restart the engine if it stays."),
     "no_engine_alive": _state(503, "No engine of the pool is alive.", "Start an engine with its agent; see 'loradock ls engines'."),
+    "too_many_engines": _caller(422, "One operation would touch more engines, or cards, than it may.", "Name some of the engines in each of several requests; unload one version at a time."),
     "not_enough_engines": _state(409, "Fewer engines became ready than the request asked for.", "See the operation's steps for what each engine said."),
     # Operations
     "agent_unreachable": _state(503, "The host's agent took no work in time.", "Start the agent on the host; the operation can be repeated."),

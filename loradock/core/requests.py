@@ -107,12 +107,19 @@ class EngineTarget(Model):
 
 
 class LoadPlan(Model):
-    """Where a load goes."""
+    """Where a load goes.
+
+    Attributes:
+        batches: of a wide load, whose targets stay in the registry in so many batches: `targets` is empty then.
+        engines: how many there are in those batches.
+    """
 
     ref: VersionRef
     pool: str
     base_model: str
     targets: tuple[EngineTarget, ...]
+    batches: int = 0
+    engines: int = 0
 
 
 class UnloadItem(Model):
@@ -128,12 +135,19 @@ class UnloadItem(Model):
 
 
 class UnloadPlan(Model):
-    """What an unload takes away."""
+    """What an unload takes away.
+
+    Attributes:
+        batches: of a wide unload, whose items stay in the registry in so many batches: `items` is empty then.
+        cards: how many there are in those batches.
+    """
 
     adapter: str
     pool: str
     items: tuple[UnloadItem, ...]
     versions: tuple[int, ...]
+    batches: int = 0
+    cards: int = 0
 
 
 class ReservedVersion(Model):

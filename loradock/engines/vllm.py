@@ -23,9 +23,17 @@ from loradock.engines.protocol import (
 _PREFIX: Final = "/loradock/v1"
 _CODES: Final = {"unauthorized": "engine_unauthorized", "not_found": "engine_not_supported"}
 """Codes of the extension that have another name, or a wider meaning, on our side."""
+_KEPT_CONNECTIONS: Final = 100
 _OWN_WORDS: Final = frozenset({"self", "code", "message"})
 
 Result = TypeVar("Result", bound=BaseModel)
+
+
+def engine_client() -> httpx.AsyncClient:
+    """An HTTP client that several drivers can share: as many connections as calls ask for."""
+    # Neither proxies nor credentials of the environment: the engine is a neighbour.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT_CONNECTIONS)
+    return httpx.AsyncClient(trust_env=False, follow_redirects=False, limits=limits)
 
 
 class VllmEngine:
@@ -56,8 +64,7 @@ class VllmEngine:
         self._token = token
         self._api_key = api_key
         self._owns_client = client is None
-        # Neither proxies nor credentials of the environment: the engine is a neighbour.
-        self._client = client or httpx.AsyncClient(trust_env=False, follow_redirects=False)
+        self._client = client or engine_client()
         self._connect_seconds = connect_seconds
         self._call_seconds = call_seconds
         self._load_seconds = load_seconds

@@ -6,6 +6,7 @@ from sqlalchemy import select
 
 from loradock.core.base_config import BaseConfig
 from loradock.core.base_fit import check_fit
+from loradock.core.batches import MAX_ENGINES
 from loradock.core.errors import LoradockError
 from loradock.core.inspection import BaseOrigin, InspectionReport
 from loradock.core.models import RunRef
@@ -33,7 +34,7 @@ async def check_load(tx: Reader, request: LoadRequest) -> LoadPlan:
     Raises:
         LoradockError: `adapter_not_found`, `version_not_found`, `version_not_ready`, `pool_not_found`,
             `engine_not_found`, `engine_lost`, `no_engine_alive`, `base_model_mismatch`, `rank_too_high`,
-            `not_enough_engines`.
+            `not_enough_engines`, `too_many_engines`.
     """
     version = await require_ready(tx, request.adapter, request.version)
     candidates = await _candidates(tx, request)
@@ -44,6 +45,11 @@ async def check_load(tx: Reader, request: LoadRequest) -> LoadPlan:
         raise LoradockError(
             "not_enough_engines",
             f"{request.min_ready} engines are asked for, {len(fitting)} can take the version",
+        )
+    if len(fitting) > MAX_ENGINES:
+        raise LoradockError(
+            "too_many_engines",
+            f"{len(fitting)} engines of pool {request.pool} would be loaded; one load takes up to {MAX_ENGINES}",
         )
     return LoadPlan(
         ref=version_ref(version),

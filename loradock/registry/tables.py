@@ -333,6 +333,34 @@ class OperationStepRow(Base):
     detail: Mapped[Json] = mapped_column(server_default=text("'{}'"))
 
 
+class OperationTargetRow(Base):
+    """One item of a wide operation's plan: a version on an engine, in the life that it was planned for.
+
+    Attributes:
+        run_id: of the run that made the plan.
+        position: 0, 1, 2 …; a batch is a range of them.
+        lost: the card was lost with an earlier life of the engine: nobody is asked, only the card goes.
+        ready: the version answers there and its card is staged.
+        code: why it is not.
+    """
+
+    __tablename__ = "operation_targets"
+
+    operation: Mapped[str] = mapped_column(ForeignKey("operations.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    run_id: Mapped[str]
+    engine: Mapped[str]
+    agent: Mapped[str]
+    incarnation: Mapped[str]
+    adapter: Mapped[str]
+    version: Mapped[int]
+    digest: Mapped[str]
+    int_id: Mapped[int] = mapped_column(BigInteger)
+    lost: Mapped[bool] = mapped_column(server_default=text("false"))
+    ready: Mapped[bool] = mapped_column(server_default=text("false"))
+    code: Mapped[str | None]
+
+
 class AuditEventRow(Base):
     """A link of the audit chain. `seq`, `at` and both hashes are set by the database, whatever an insert says."""
 

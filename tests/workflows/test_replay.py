@@ -25,10 +25,10 @@ def test_every_workflow_and_ending_has_a_saved_history() -> None:
     names = {path.stem for path in HISTORIES}
     wanted = {
         f"{kind}-{ending}"
-        for kind in ("publish", "load", "unload")
+        for kind in ("publish", "load", "unload", "wide-load", "wide-unload")
         for ending in ("succeeds", "fails", "is-cancelled")
     }
-    assert wanted | {"recover-load", "collect-succeeds", "collect-fails"} <= names
+    assert wanted | {"recover-load", "wide-recover-load", "collect-succeeds", "collect-fails"} <= names
 
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)

@@ -1,6 +1,7 @@
 """The simulated engine's inside: slots, residency, and faults to order. It keeps the hazards of the real one."""
 
 import asyncio
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Faults(BaseModel):
 
     Attributes:
         load_seconds: how long each load takes.
+        load_jitter: by which share of it a load may be longer or shorter.
         load_error: the engine's text with which loads fail; None lets them through.
         failing_loads: how many loads fail with `load_error`; None is all of them.
         leave_half_loaded: a failing load leaves its id resident, as vLLM does at times.
@@ -37,6 +39,7 @@ class Faults(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     load_seconds: float = Field(default=0.0, ge=0)
+    load_jitter: float = Field(default=0.0, ge=0, le=1)
     load_error: str | None = None
     failing_loads: int | None = Field(default=None, ge=0)
     leave_half_loaded: bool = False
@@ -110,7 +113,8 @@ class SimulatedEngine:
 
     async def add(self, name: str, int_id: int, path: str) -> bool:
         """Load an adapter. As in vLLM, an id that is resident is taken as it is, whatever the path says."""
-        await asyncio.sleep(self.faults.load_seconds)
+        jitter = random.uniform(-self.faults.load_jitter, self.faults.load_jitter)  # noqa: S311
+        await asyncio.sleep(self.faults.load_seconds * (1 + jitter))
         self._check_alive()
         if int_id in self._resident:
             return True
