@@ -1,5 +1,6 @@
 """Timing of steps, and telling of them while they go on."""
 
+import asyncio
 import contextvars
 import threading
 import time
@@ -26,6 +27,49 @@ class ProgressReporter(Protocol):
 
     def report(self, operation: str, step: StepReport) -> None:
         """Tell of a step as it stands now."""
+
+
+class PatientReporter:
+    """Passes on only what takes long: of thousands of steps that are over in a moment nobody could watch the running.
+
+    How such a step ended, its activity's result says. Made in a running loop; told from any thread.
+
+    Args:
+        behind: who is told.
+        after_seconds: how long a step must run until it is told of.
+    """
+
+    def __init__(self, behind: ProgressReporter, after_seconds: float = TELL_EVERY_SECONDS) -> None:
+        self._behind = behind
+        self._after_seconds = after_seconds
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[tuple[str, str, str], asyncio.TimerHandle] = {}
+        self._told: set[tuple[str, str, str]] = set()
+
+    def report(self, operation: str, step: StepReport) -> None:
+        """Tell of a step as it stands now."""
+        with suppress(RuntimeError):  # the loop has ended: nobody watches any more
+            self._loop.call_soon_threadsafe(self._take, operation, step)
+
+    def _take(self, operation: str, step: StepReport) -> None:
+        key = (operation, step.name, step.engine)
+        waiting = self._waiting.pop(key, None)
+        if waiting is not None:
+            waiting.cancel()
+        if step.state is not StepState.RUNNING:
+            if key in self._told:
+                self._told.discard(key)
+                self._behind.report(operation, step)
+        elif key in self._told:
+            self._behind.report(operation, step)
+        else:
+            left = self._loop.time() + self._after_seconds if waiting is None else waiting.when()
+            self._waiting[key] = self._loop.call_at(left, self._tell, key, operation, step)
+
+    def _tell(self, key: tuple[str, str, str], operation: str, step: StepReport) -> None:
+        self._waiting.pop(key, None)
+        self._told.add(key)
+        self._behind.report(operation, step)
 
 
 class StepClock:

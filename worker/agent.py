@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 from pydantic import SecretStr
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -16,7 +17,7 @@ from activities.engines import EngineActivities
 from activities.failures import FailureInterceptor
 from activities.host_cache import CacheActivities
 from activities.host_work import HostWorkActivities
-from activities.progress import TransferSlots
+from activities.progress import PatientReporter, TransferSlots
 from loradock.artifacts.build import open_cache
 from loradock.artifacts.cache import HostCache
 from loradock.core.errors import LoradockError
@@ -24,7 +25,7 @@ from loradock.core.ids import host_engine_queue, host_io_queue
 from loradock.core.names import check_simple_name
 from loradock.core.settings import Settings
 from loradock.engines.protocol import Engine
-from loradock.engines.vllm import VllmEngine, engine_client
+from loradock.engines.vllm import VllmEngine
 from worker.cache_watch import CacheWatch
 from worker.control_plane import ControlPlane
 from worker.leases import HostIdentity, LeaseKeeper, Superseded
@@ -53,9 +54,15 @@ def host_workers(
     cache: CacheActivities,
     engines: EngineActivities,
     executor: ThreadPoolExecutor,
+    *,
+    whole: HostWorkActivities | None = None,
 ) -> list[Worker]:
-    """The workers on one host's two queues."""
-    whole = HostWorkActivities(cache, engines, executor)
+    """The workers on one host's two queues.
+
+    Args:
+        whole: made of the other two when not given.
+    """
+    whole = whole or HostWorkActivities(cache, engines, executor)
     io = Worker(
         client,
         task_queue=host_io_queue(agent),
@@ -88,12 +95,12 @@ async def run(
     """
     token = SecretStr(settings.require_engine_token())
     async with AsyncExitStack() as stack:
-        # One client for all engines: each of its own would cost megabytes and a TLS context.
-        http = await stack.enter_async_context(engine_client())
-        engines: dict[str, Engine] = {
-            name: VllmEngine(url, token, api_key=settings.engine_api_key, client=http)
-            for name, url in urls.items()
-        }
+        tls = httpx.create_ssl_context(trust_env=False)
+        engines: dict[str, Engine] = {}
+        for name, url in urls.items():
+            # A client each: a pool that many engines share is searched from end to end for every call.
+            engines[name] = VllmEngine(url, token, api_key=settings.engine_api_key, tls=tls)
+            stack.push_async_callback(engines[name].aclose)
         control_plane = ControlPlane(settings.api_url, settings.require("agent_token"), identity.agent)
         stack.push_async_callback(control_plane.aclose)
         host_cache = open_cache(settings)
@@ -114,8 +121,14 @@ async def run(
         cache = CacheActivities(host_cache, engines, control_plane, slots)
         client = await connect(settings)
         executor = stack.enter_context(ThreadPoolExecutor(CACHE_CALLS_AT_ONCE, thread_name_prefix="cache"))
+        patient = PatientReporter(control_plane)
+        whole = HostWorkActivities(
+            CacheActivities(host_cache, engines, patient, slots),
+            EngineActivities(engines, patient),
+            executor,
+        )
         workers = host_workers(
-            client, identity.agent, cache, EngineActivities(engines, control_plane), executor
+            client, identity.agent, cache, EngineActivities(engines, control_plane), executor, whole=whole
         )
         loops = [
             _keep_lease(keeper, settings.agent_renew_seconds),

@@ -234,6 +234,19 @@ class LeaseRenewal(Model):
     cache: CacheReport | None = None
 
 
+class LeaseKeep(Model):
+    """One call of an agent of whose engines there is nothing new to tell.
+
+    Attributes:
+        report: as the answer to the last full renewal named it.
+        engines: how many that renewal was for.
+    """
+
+    instance: Annotated[str, StringConstraints(min_length=8, max_length=64)]
+    report: Annotated[str, StringConstraints(min_length=8, max_length=64)]
+    engines: int = Field(ge=1, le=1000)
+
+
 class OperationResult(Model):
     """What an operation brought about, for its row and its caller.
 

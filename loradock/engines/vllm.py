@@ -1,5 +1,6 @@
 """vLLM through Loradock's extension, over HTTP."""
 
+import ssl
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -23,17 +24,9 @@ from loradock.engines.protocol import (
 _PREFIX: Final = "/loradock/v1"
 _CODES: Final = {"unauthorized": "engine_unauthorized", "not_found": "engine_not_supported"}
 """Codes of the extension that have another name, or a wider meaning, on our side."""
-_KEPT_CONNECTIONS: Final = 100
 _OWN_WORDS: Final = frozenset({"self", "code", "message"})
 
 Result = TypeVar("Result", bound=BaseModel)
-
-
-def engine_client() -> httpx.AsyncClient:
-    """An HTTP client that several drivers can share: as many connections as calls ask for."""
-    # Neither proxies nor credentials of the environment: the engine is a neighbour.
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT_CONNECTIONS)
-    return httpx.AsyncClient(trust_env=False, follow_redirects=False, limits=limits)
 
 
 class VllmEngine:
@@ -44,6 +37,7 @@ class VllmEngine:
         token: bearer token of the extension.
         api_key: vLLM's own `--api-key`, for probes.
         client: an HTTP client to use instead of an own one; it is not closed here.
+        tls: for an own client; a context of its own for each engine costs megabytes.
         connect_seconds: how long a connection may take.
         call_seconds: how long an answer may take beyond the waiting that a call asks for.
         load_seconds: the same for a load.
@@ -56,6 +50,7 @@ class VllmEngine:
         *,
         api_key: SecretStr | None = None,
         client: httpx.AsyncClient | None = None,
+        tls: ssl.SSLContext | None = None,
         connect_seconds: float = 3.0,
         call_seconds: float = 30.0,
         load_seconds: float = 300.0,
@@ -64,7 +59,10 @@ class VllmEngine:
         self._token = token
         self._api_key = api_key
         self._owns_client = client is None
-        self._client = client or engine_client()
+        # Neither proxies nor credentials of the environment: the engine is a neighbour.
+        self._client = client or httpx.AsyncClient(
+            trust_env=False, follow_redirects=False, verify=tls or True
+        )
         self._connect_seconds = connect_seconds
         self._call_seconds = call_seconds
         self._load_seconds = load_seconds

@@ -193,6 +193,8 @@ class Database:
             self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         )
 
+        self._singles = _sessions(self._engine.execution_options(isolation_level="AUTOCOMMIT"))
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """A unit of work, committed at the end of the block and undone by any exception.
@@ -216,6 +218,17 @@ class Database:
         """
         with database_errors():
             async with self._readers() as session, session.begin():
+                yield Reader(session)
+
+    @asynccontextmanager
+    async def single(self) -> AsyncIterator[Reader]:
+        """For a single statement, which is a transaction of its own: no round trips for a begin and a commit.
+
+        Raises:
+            LoradockError: `database_unavailable`, `schema_outdated`.
+        """
+        with database_errors():
+            async with self._singles() as session:
                 yield Reader(session)
 
     async def ping(self) -> None:

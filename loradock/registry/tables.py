@@ -174,7 +174,12 @@ class AliasRow(Base):
 
 
 class AgentRow(Base):
-    """A host agent: one live process per id."""
+    """A host agent: one live process per id.
+
+    Attributes:
+        report: names its last full report, while that is in force with all its engines: a renewal that only quotes it
+            changes nothing but times. None: the agent must tell all.
+    """
 
     __tablename__ = "agents"
 
@@ -187,6 +192,7 @@ class AgentRow(Base):
     lease_until: Mapped[datetime]
     renewed_at: Mapped[datetime]
     cache: Mapped[Json | None]
+    report: Mapped[str | None]
 
 
 class EngineRow(Base):

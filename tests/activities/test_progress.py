@@ -1,14 +1,15 @@
 """Heartbeats that go on while nothing moves, and transfers that wait for their turn."""
 
+import asyncio
 import threading
 import time
 
 import pytest
 
 from activities import progress as progress_module
-from activities.progress import StepClock, TransferProgress, TransferSlots
-from loradock.core.models import StepState
-from tests.activities.parts import Bench
+from activities.progress import PatientReporter, StepClock, TransferProgress, TransferSlots
+from loradock.core.models import StepReport, StepState
+from tests.activities.parts import Bench, Reports
 
 
 def test_a_transfer_heartbeats_while_a_single_call_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,3 +83,30 @@ def test_a_step_tells_its_attempt_and_its_times() -> None:
     assert ended.started_at is not None
     assert ended.ended_at is not None
     assert running.started_at == ended.started_at <= ended.ended_at
+
+
+async def test_only_what_takes_long_is_passed_on_and_then_its_end_as_well() -> None:
+    reports = Reports()
+    patient = PatientReporter(reports, after_seconds=0.05)
+
+    def step(engine: str, state: StepState, done: int = 0) -> StepReport:
+        return StepReport(name="load", engine=engine, state=state, detail={"bytes": done})
+
+    def tell(*steps: StepReport) -> None:
+        for one in steps:
+            patient.report("op-1", one)
+
+    quick = [step("quick", StepState.RUNNING), step("quick", StepState.SUCCEEDED)]
+    slow = [step("slow", StepState.RUNNING), step("slow", StepState.RUNNING, 5)]
+    await asyncio.to_thread(tell, *quick, *slow)
+    async with asyncio.timeout(10):
+        while not reports.seen:
+            await asyncio.sleep(0.01)
+    tell(step("slow", StepState.RUNNING, 9), step("slow", StepState.SUCCEEDED))
+    await asyncio.sleep(0)
+    told = [(one.engine, one.state, one.detail["bytes"]) for _, one in reports.seen]
+    assert told == [
+        ("slow", StepState.RUNNING, 5),
+        ("slow", StepState.RUNNING, 9),
+        ("slow", StepState.SUCCEEDED, 0),
+    ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -14,7 +15,6 @@ from loradock.core.requests import LoadPolicy, LoadRequest
 from loradock.engines import VllmEngine
 from loradock.engines.simulated import Faults, SimulatedEngine, SimulatedFleet, serving
 from loradock.engines.simulated.fleet import engine_names
-from loradock.engines.vllm import engine_client
 from loradock_vllm.settings import ExtensionSettings
 from tests.activities.conftest import ENGINE_TOKEN
 from tests.registry.world import new_placement
@@ -44,7 +44,7 @@ async def fleet() -> AsyncIterator[Fleet]:
         return SimulatedEngine(base_model="tiny-base", max_loras=3, max_lora_rank=16)
 
     inside = SimulatedFleet(engine_names(60), make, ExtensionSettings(token=ENGINE_TOKEN))
-    async with serving(inside) as url, engine_client() as http:
+    async with serving(inside) as url, httpx.AsyncClient(trust_env=False) as http:
         drivers = {
             name: VllmEngine(f"{url}/{name}", SecretStr(ENGINE_TOKEN), client=http) for name in inside.engines
         }
