@@ -17,6 +17,7 @@ from api.routes import (
 )
 
 ROUTERS: Final = (
+    agents.router,  # by far the most calls, and paths are tried in this order
     health.router,
     versions.router,
     placement.router,
@@ -28,5 +29,4 @@ ROUTERS: Final = (
     audit.router,
     loras.router,
     loras.agent_router,
-    agents.router,
 )

@@ -36,8 +36,8 @@ async def keep_lease(
     *, agent: AgentId, keep: Annotated[LeaseKeep, Storable, Body()], parts: Parts
 ) -> LeaseKept:
     """Renew the lease of an agent with nothing new to tell. `kept` false: nothing was renewed, tell all."""
-    async with parts.database.single() as tx:
-        return await agents.keep_lease(tx, agent, keep, parts.settings.agent_lease_seconds)
+    async with parts.database.single() as connection:
+        return await agents.keep_lease(connection, agent, keep, parts.settings.agent_lease_seconds)
 
 
 @router.post(

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import case, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from loradock.core.models import CardState, EngineStatus
 from loradock.core.requests import EngineReport, LeaseKeep, LeaseRenewal
@@ -48,7 +49,7 @@ async def renew_lease(tx: Transaction, renewal: LeaseRenewal, lease_seconds: flo
     return LeaseGranted(lease_until=lease_until, engines=granted, refused=refused, report=agent.report)
 
 
-async def keep_lease(tx: Reader, agent: str, keep: LeaseKeep, lease_seconds: float) -> LeaseKept:
+async def keep_lease(single: AsyncConnection, agent: str, keep: LeaseKeep, lease_seconds: float) -> LeaseKept:
     """Take an agent's word that nothing has changed since its last full report: times alone are written, by one statement.
 
     Nothing is written unless that report is the last that was taken in, of this process, and none of its engines has
@@ -56,7 +57,7 @@ async def keep_lease(tx: Reader, agent: str, keep: LeaseKeep, lease_seconds: flo
     """
     facts = {"agent": agent, "instance": keep.instance, "report": keep.report, "engines": keep.engines}
     lease = timedelta(seconds=lease_seconds)
-    kept = await tx.session.scalar(
+    kept = await single.scalar(
         _KEEP, {**facts, "lease": lease, "alive": EngineStatus.ALIVE, "lost": EngineStatus.LOST}
     )
     return LeaseKept(kept=kept is not None)

@@ -226,8 +226,8 @@ async def test_a_renewal_with_many_engines_is_a_handful_of_statements(world: Wor
 
 async def _keep(world: World, report: str | None, engines: int = 2, instance: str = "instance-1") -> bool:
     keep = LeaseKeep(instance=instance, report=report or "nothing-of-the-kind", engines=engines)
-    async with world.database.single() as tx:
-        return (await agents.keep_lease(tx, "host-1", keep, 600)).kept
+    async with world.database.single() as connection:
+        return (await agents.keep_lease(connection, "host-1", keep, 600)).kept
 
 
 async def test_a_lease_is_kept_by_quoting_the_last_report_and_only_times_change(world: World) -> None:
