@@ -20,12 +20,22 @@ from activities.interface.cards import (
     UnloadPlanInput,
 )
 from activities.interface.common import Done
+from loradock.core.batches import batches_of
 from loradock.core.errors import CATALOG
 from loradock.core.models import Failure, StepReport, StepState
-from loradock.core.requests import EngineTarget, LoadPlan, OperationResult, UnloadPlan
+from loradock.core.requests import EngineTarget, LoadPlan, OperationResult, UnloadItem, UnloadPlan
 from loradock.core.signatures import SignatureRules
-from loradock.registry import cards, loading, operation_steps, placement, runs, signatures, unloading
-from loradock.registry.database import Database
+from loradock.registry import (
+    cards,
+    loading,
+    operation_steps,
+    placement,
+    runs,
+    signatures,
+    targets,
+    unloading,
+)
+from loradock.registry.database import Database, Reader
 
 LOAD_STEPS = ("download", "load", "verify")
 UNLOAD_STEPS = ("drain", "remove", "release")
@@ -55,7 +65,11 @@ class CardActivities:
             await signatures.check_admitted(tx, plan.ref, rule)
             await runs.begin(tx, given.run, _steps(LOAD_STEPS, plan.targets))
             await operation_steps.record_steps(tx, given.run.operation, _left_out(plan))
-        return plan
+            if not batches_of(len(plan.targets)):
+                return plan
+            items = [UnloadItem(target=target, ref=plan.ref) for target in plan.targets]
+            engines = await targets.keep(tx, given.run, items)
+        return plan.model_copy(update={"targets": (), "batches": batches_of(engines), "engines": engines})
 
     @activity.defn(name=STAGE_CARD.name)
     async def stage(self, given: CardInput) -> Done:
@@ -76,7 +90,10 @@ class CardActivities:
     async def commit_load(self, given: CommitLoadInput) -> OperationResult:
         """Make the staged cards routable together and end the operation."""
         async with self._database.transaction() as tx:
-            result = await loading.commit_load(tx, given.run, given.plan, given.ready, given.failed)
+            ready, failed = given.ready, given.failed
+            if given.plan.batches:
+                ready, failed = await targets.outcome(tx, given.run)
+            result = await loading.commit_load(tx, given.run, given.plan, ready, failed)
             await operation_steps.record_steps(tx, given.run.operation, given.steps)
         return result
 
@@ -86,27 +103,31 @@ class CardActivities:
         async with self._database.transaction() as tx:
             plan = await unloading.plan_unload(tx, given.run, given.request)
             await runs.begin(tx, given.run, _steps(UNLOAD_STEPS, [item.target for item in plan.items]))
-        return plan
+            if not batches_of(len(plan.items)):
+                return plan
+            cards_kept = await targets.keep(tx, given.run, plan.items)
+        batches = batches_of(cards_kept)
+        return plan.model_copy(update={"items": (), "batches": batches, "cards": cards_kept})
 
     @activity.defn(name=WITHDRAW_CARDS.name)
     async def withdraw(self, given: UnloadPlanInput) -> Done:
         """Stop traffic to all cards of the plan at once."""
         async with self._database.transaction() as tx:
-            await unloading.withdraw(tx, given.run, given.plan)
+            await unloading.withdraw(tx, given.run, await _whole(tx, given))
         return Done()
 
     @activity.defn(name=RESTORE_CARDS.name)
     async def restore(self, given: UnloadPlanInput) -> Done:
         """Let traffic follow the plan's cards again, where the engine still lives."""
         async with self._database.transaction() as tx:
-            await unloading.restore(tx, given.run, given.plan)
+            await unloading.restore(tx, given.run, await _whole(tx, given))
         return Done()
 
     @activity.defn(name=COMMIT_UNLOAD.name)
     async def commit_unload(self, given: UnloadPlanInput) -> OperationResult:
         """Forget the plan's cards and end the operation."""
         async with self._database.transaction() as tx:
-            result = await unloading.commit_unload(tx, given.run, given.plan)
+            result = await unloading.commit_unload(tx, given.run, await _whole(tx, given))
             await operation_steps.record_steps(tx, given.run.operation, given.steps)
         return result
 
@@ -129,6 +150,13 @@ def _left_out(plan: LoadPlan) -> list[StepReport]:
         )
         for engine, code in plan.left_out.items()
     ]
+
+
+async def _whole(tx: Reader, given: UnloadPlanInput) -> UnloadPlan:
+    """The plan with its items, wherever they are kept."""
+    if not given.plan.batches:
+        return given.plan
+    return given.plan.model_copy(update={"items": await targets.whole(tx, given.run)})
 
 
 def _steps(

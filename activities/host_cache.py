@@ -1,7 +1,7 @@
 """A host's cache: artifacts come in, pinned for an engine, and are let go. Runs in the host's agent."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Final
 
@@ -58,6 +58,14 @@ class CacheActivities:
 
         Repeatable: what is there already and sound is kept; a transfer that was cut goes on where it stopped.
         """
+        return self.bring(given, activity.heartbeat)
+
+    def bring(self, given: HostInput, heartbeat: Callable[..., None]) -> DownloadedAdapter:
+        """The download, for activities that run it in a thread of their own.
+
+        Args:
+            heartbeat: takes details from any thread.
+        """
         clock = StepClock("download", given.target.engine)
         operation = given.run.operation
 
@@ -65,7 +73,10 @@ class CacheActivities:
             self._reporter.report(operation, clock.running(**figures))
 
         there = self._cache.pin(given.ref, holder(given))
-        with TransferProgress(tell) as progress, nullcontext() if there else self._slots.take(progress):
+        with (
+            TransferProgress(tell, heartbeat) as progress,
+            nullcontext() if there else self._slots.take(progress),
+        ):
             cached = self._cache.ensure(given.ref, progress=progress)
         step = clock.succeeded(bytes=cached.bytes, outcome=str(cached.outcome))
         self._reporter.report(operation, step)
@@ -88,11 +99,15 @@ class CacheActivities:
     @activity.defn(name=RELEASE_ADAPTER.name)
     async def release(self, given: HostInput) -> HostDone:
         """Let go of the files, unless the engine still lists the adapter: deleting those would kill it."""
-        clock = StepClock("release", given.target.engine)
         async with heartbeats():
-            if await self._still_listed(given):
-                return HostDone(step=clock.succeeded(outcome="kept: the engine lists it"))
-            await asyncio.to_thread(self._cache.release, given.ref, holder(given))
+            return await self.let_go(given)
+
+    async def let_go(self, given: HostInput) -> HostDone:
+        """The release, for activities that heartbeat themselves."""
+        clock = StepClock("release", given.target.engine)
+        if await self._still_listed(given):
+            return HostDone(step=clock.succeeded(outcome="kept: the engine lists it"))
+        await asyncio.to_thread(self._cache.release, given.ref, holder(given))
         return HostDone(step=clock.succeeded(outcome="released"))
 
     async def _still_listed(self, given: HostInput) -> bool:

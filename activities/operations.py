@@ -13,8 +13,10 @@ from activities.interface.operations import (
     TakeOverInput,
     TouchedEngine,
 )
+from loradock.core.batches import batches_of
 from loradock.core.models import OperationState, RunRef
-from loradock.registry import operation_steps, operations, runs, takeover
+from loradock.core.requests import UnloadItem
+from loradock.registry import operation_steps, operations, runs, takeover, targets
 from loradock.registry.database import Database
 
 
@@ -49,6 +51,12 @@ class OperationActivities:
             before = await operations.get_operation(tx, given.operation)
             active = OperationState(before.state).active
             taken = await takeover.take_over(tx, given.operation) if active else None
+            batches = batches_of(len(taken.touched)) if taken else 0
+            if taken and batches:
+                own = taken.run.model_copy(update={"run_id": given.run_id})
+                await targets.keep(
+                    tx, own, [UnloadItem(target=target, ref=ref) for target, ref in taken.touched]
+                )
         if taken is None:
             nobody = RunRef(operation=given.operation, run_id=given.run_id, epoch=0)
             return TakenOver(
@@ -62,6 +70,9 @@ class OperationActivities:
             adapter=taken.adapter,
             version=taken.version,
             pool=taken.pool,
-            touched=tuple(TouchedEngine(target=target, ref=ref) for target, ref in taken.touched),
+            touched=()
+            if batches
+            else tuple(TouchedEngine(target=target, ref=ref) for target, ref in taken.touched),
+            batches=batches,
             still_active=True,
         )

@@ -1,5 +1,6 @@
 """Timing of steps, and telling of them while they go on."""
 
+import asyncio
 import contextvars
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import Any, Final, Protocol, Self
 from temporalio import activity
 from temporalio.exceptions import CancelledError
 
-from loradock.core.models import StepReport, StepState, utc_now
+from loradock.core.models import Failure, StepReport, StepState, utc_now
 
 TELL_EVERY_SECONDS: Final = 1.0
 
@@ -26,6 +27,49 @@ class ProgressReporter(Protocol):
 
     def report(self, operation: str, step: StepReport) -> None:
         """Tell of a step as it stands now."""
+
+
+class PatientReporter:
+    """Passes on only what takes long: of thousands of steps that are over in a moment nobody could watch the running.
+
+    How such a step ended, its activity's result says. Made in a running loop; told from any thread.
+
+    Args:
+        behind: who is told.
+        after_seconds: how long a step must run until it is told of.
+    """
+
+    def __init__(self, behind: ProgressReporter, after_seconds: float = TELL_EVERY_SECONDS) -> None:
+        self._behind = behind
+        self._after_seconds = after_seconds
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[tuple[str, str, str], asyncio.TimerHandle] = {}
+        self._told: set[tuple[str, str, str]] = set()
+
+    def report(self, operation: str, step: StepReport) -> None:
+        """Tell of a step as it stands now."""
+        with suppress(RuntimeError):  # the loop has ended: nobody watches any more
+            self._loop.call_soon_threadsafe(self._take, operation, step)
+
+    def _take(self, operation: str, step: StepReport) -> None:
+        key = (operation, step.name, step.engine)
+        waiting = self._waiting.pop(key, None)
+        if waiting is not None:
+            waiting.cancel()
+        if step.state is not StepState.RUNNING:
+            if key in self._told:
+                self._told.discard(key)
+                self._behind.report(operation, step)
+        elif key in self._told:
+            self._behind.report(operation, step)
+        else:
+            left = self._loop.time() + self._after_seconds if waiting is None else waiting.when()
+            self._waiting[key] = self._loop.call_at(left, self._tell, key, operation, step)
+
+    def _tell(self, key: tuple[str, str, str], operation: str, step: StepReport) -> None:
+        self._waiting.pop(key, None)
+        self._told.add(key)
+        self._behind.report(operation, step)
 
 
 class StepClock:
@@ -49,6 +93,10 @@ class StepClock:
         """The step, ended well now."""
         return self._report(StepState.SUCCEEDED, utc_now(), detail)
 
+    def failed(self, error: Failure | None) -> StepReport:
+        """The step, failed now."""
+        return self._report(StepState.FAILED, utc_now(), {}).model_copy(update={"error": error})
+
     def _report(self, state: StepState, ended_at: datetime | None, detail: dict[str, Any]) -> StepReport:
         return StepReport(
             name=self._name,
@@ -69,10 +117,14 @@ class TransferProgress:
     Args:
         tell: called about once a second with the figures so far: `bytes`, `bytes_per_second` since the last call, and
             `total_bytes` once that is known.
+        heartbeat: takes the details from any thread; the SDK's own does so in an activity that is no coroutine.
     """
 
-    def __init__(self, tell: Callable[[dict[str, int]], None]) -> None:
+    def __init__(
+        self, tell: Callable[[dict[str, int]], None], heartbeat: Callable[..., None] = activity.heartbeat
+    ) -> None:
         self._tell = tell
+        self._heartbeat = heartbeat
         self._total: int | None = None
         self._done = 0
         self._told = 0
@@ -94,7 +146,7 @@ class TransferProgress:
     def _beat(self) -> None:
         with suppress(RuntimeError):  # the worker's loop has ended
             while not self._ended.wait(PULSE_SECONDS):
-                activity.heartbeat({"bytes": self._done})
+                self._heartbeat({"bytes": self._done})
 
     def expect(self, total: int) -> None:
         """As `KnowsTotal.expect`."""
@@ -117,7 +169,7 @@ class TransferProgress:
             figures = {"bytes": self._done, "bytes_per_second": round(rate)}
             if self._total is not None:
                 figures["total_bytes"] = self._total
-            activity.heartbeat(figures)
+            self._heartbeat(figures)
             self._tell(figures)
 
 

@@ -36,12 +36,13 @@ class ApiDependencies:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def _dependencies(request: Request) -> ApiDependencies:
+# Both are coroutines although they wait for nothing: FastAPI runs a plain function in a thread, once for every request.
+async def _dependencies(request: Request) -> ApiDependencies:
     parts: ApiDependencies = request.app.state.dependencies
     return parts
 
 
-def _actor(request: Request) -> str:
+async def _actor(request: Request) -> str:
     principal: Principal | None = request.state.principal
     if principal is None:
         raise LoradockError("unauthorized", "the call has no bearer token")

@@ -76,10 +76,11 @@ async def wait_for_end(parts: ApiDependencies, operation: OperationView, seconds
     deadline = clock.time() + seconds
     async with parts.feed.watch(operation.id) as changes:
         while True:
-            operation = await read_operation(parts, operation.id)
+            async with parts.database.read() as reader:
+                active = await operations.is_active(reader, operation.id)
             left = deadline - clock.time()
-            if not operation.state.active or left <= 0 or parts.stopping.is_set():
-                return operation
+            if not active or left <= 0 or parts.stopping.is_set():
+                return await read_operation(parts, operation.id)
             await next_change(changes, parts.stopping, min(left, _RECHECK_SECONDS))
 
 

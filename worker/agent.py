@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 from pydantic import SecretStr
 from temporalio.client import Client
 from temporalio.worker import Worker
@@ -15,7 +16,8 @@ from temporalio.worker import Worker
 from activities.engines import EngineActivities
 from activities.failures import FailureInterceptor
 from activities.host_cache import CacheActivities
-from activities.progress import TransferSlots
+from activities.host_work import HostWorkActivities
+from activities.progress import PatientReporter, TransferSlots
 from loradock.artifacts.build import open_cache
 from loradock.artifacts.cache import HostCache
 from loradock.core.errors import LoradockError
@@ -52,8 +54,15 @@ def host_workers(
     cache: CacheActivities,
     engines: EngineActivities,
     executor: ThreadPoolExecutor,
+    *,
+    whole: HostWorkActivities | None = None,
 ) -> list[Worker]:
-    """The workers on one host's two queues."""
+    """The workers on one host's two queues.
+
+    Args:
+        whole: made of the other two when not given.
+    """
+    whole = whole or HostWorkActivities(cache, engines, executor)
     io = Worker(
         client,
         task_queue=host_io_queue(agent),
@@ -67,7 +76,14 @@ def host_workers(
     engine = Worker(
         client,
         task_queue=host_engine_queue(agent),
-        activities=[engines.load, engines.unload, engines.resume, engines.observe],
+        activities=[
+            engines.load,
+            engines.unload,
+            engines.resume,
+            engines.observe,
+            whole.load,
+            whole.unload,
+        ],
         max_concurrent_activities=ENGINE_CALLS_AT_ONCE,
         interceptors=[FailureInterceptor()],
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
@@ -86,9 +102,11 @@ async def run(
     """
     token = SecretStr(settings.require_engine_token())
     async with AsyncExitStack() as stack:
+        tls = httpx.create_ssl_context(trust_env=False)
         engines: dict[str, Engine] = {}
         for name, url in urls.items():
-            engines[name] = VllmEngine(url, token, api_key=settings.engine_api_key)
+            # A client each: a pool that many engines share is searched from end to end for every call.
+            engines[name] = VllmEngine(url, token, api_key=settings.engine_api_key, tls=tls)
             stack.push_async_callback(engines[name].aclose)
         control_plane = ControlPlane(settings.api_url, settings.require("agent_token"), identity.agent)
         stack.push_async_callback(control_plane.aclose)
@@ -110,12 +128,19 @@ async def run(
         cache = CacheActivities(host_cache, engines, control_plane, slots)
         client = await connect(settings)
         executor = stack.enter_context(ThreadPoolExecutor(CACHE_CALLS_AT_ONCE, thread_name_prefix="cache"))
+        patient = PatientReporter(control_plane)
+        whole = HostWorkActivities(
+            CacheActivities(host_cache, engines, patient, slots),
+            EngineActivities(engines, patient, keeper.check),
+            executor,
+        )
         workers = host_workers(
             client,
             identity.agent,
             cache,
             EngineActivities(engines, control_plane, keeper.check),
             executor,
+            whole=whole,
         )
         loops = [
             _keep_lease(keeper, settings.agent_renew_seconds),

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from loradock.core.errors import LoradockError
 from loradock.core.ids import is_repair
 from loradock.core.models import StepReport
-from loradock.core.requests import LeaseRenewal
+from loradock.core.requests import LeaseKeep, LeaseRenewal
 
 _log = logging.getLogger(__name__)
 
@@ -26,12 +26,26 @@ class LeaseAnswer(BaseModel):
     Attributes:
         superseded: another process has taken this agent's place: this one must stop working.
         refused: engines that the lease does not cover, with a sentence why.
+        report: what to quote while there is nothing new to tell; None: tell all each time.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     superseded: bool = False
     refused: dict[str, str] = Field(default_factory=dict)
+    report: str | None = None
+
+
+class KeptAnswer(BaseModel):
+    """What the API says to a renewal without news.
+
+    Attributes:
+        kept: False: nothing was renewed, the agent must tell all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    kept: bool
 
 
 class ControlPlane:
@@ -61,6 +75,18 @@ class ControlPlane:
         answer = await self._send("PUT", f"/v1/agents/{self._agent}/lease", renewal.model_dump(mode="json"))
         try:
             return LeaseAnswer.model_validate_json(answer.content)
+        except ValidationError:
+            raise LoradockError("not_ready", "what answers at the API's address is not the API") from None
+
+    async def keep(self, keep: LeaseKeep) -> bool:
+        """Renew the lease with nothing new to tell; False when the API wants to be told all.
+
+        Raises:
+            LoradockError: as `renew`.
+        """
+        answer = await self._send("PUT", f"/v1/agents/{self._agent}/lease/keep", keep.model_dump())
+        try:
+            return KeptAnswer.model_validate_json(answer.content).kept
         except ValidationError:
             raise LoradockError("not_ready", "what answers at the API's address is not the API") from None
 

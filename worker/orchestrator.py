@@ -9,6 +9,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from activities.artifacts import ArtifactActivities
+from activities.batches import BatchActivities
 from activities.cards import CardActivities
 from activities.collection import CollectionActivities
 from activities.failures import FailureInterceptor
@@ -80,10 +81,11 @@ def lifecycle_worker(
     rules: ReconcileRules | None = None,
 ) -> Worker:
     """The worker on the lifecycle queue."""
-    operations, versions, cards, reconcile = (
+    operations, versions, cards, batches, reconcile = (
         OperationActivities(database),
         VersionActivities(database),
         CardActivities(database, signatures),
+        BatchActivities(database),
         ReconcileActivities(database, rules or ReconcileRules(), signatures),
     )
     return Worker(
@@ -107,6 +109,11 @@ def lifecycle_worker(
             cards.restore,
             cards.commit_unload,
             cards.mark_lost,
+            batches.take,
+            batches.stage,
+            batches.retract,
+            batches.mark_lost,
+            batches.note_steps,
             collection.retire,
             collection.find,
             collection.delete,

@@ -80,6 +80,9 @@ HOST_ENGINE: Final = Policy(
     heartbeat=timedelta(seconds=20),
     retry=RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_attempts=4),
 )
+HOST_LOAD: Final = replace(HOST_DOWNLOAD, retry=HOST_ENGINE.retry)
+"""Download and load in one: as patient as a download, and no more stubborn than a load."""
+
 HOST_UNDO: Final = Policy(
     schedule_to_start=timedelta(seconds=10),
     start_to_close=timedelta(seconds=60),

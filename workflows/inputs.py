@@ -86,3 +86,45 @@ class UnloadFromEngineInput(Model):
     own_only: bool = False
     cut_requests: bool = False
     bounded: bool = False
+
+
+class LoadOnEnginesInput(Model):
+    """Input of LoadOnEngines.
+
+    Attributes:
+        run: the operation's run, not the child's.
+        number: of the batch: 0, 1, 2 …
+        what: for people, e.g. the served name.
+        all_or_nothing: when one engine fails, the whole batch is put back and fails.
+        restore: put back what an unload took away: cards go on serving by the caller's own transaction, and those of
+            engines that cannot be brought back are lost.
+    """
+
+    run: RunRef
+    actor: str
+    number: int
+    adapter: str
+    what: str
+    pool: str
+    all_or_nothing: bool = False
+    restore: bool = False
+
+
+class UnloadFromEnginesInput(Model):
+    """Input of UnloadFromEngines; the last four as in `UnloadFromEngineInput`.
+
+    Attributes:
+        number: of the batch: 0, 1, 2 …
+        what: for people, e.g. the served name.
+    """
+
+    run: RunRef
+    actor: str
+    number: int
+    adapter: str
+    what: str
+    pool: str
+    drain_seconds: float = 0.0
+    own_only: bool = False
+    cut_requests: bool = False
+    bounded: bool = False

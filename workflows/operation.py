@@ -17,6 +17,9 @@ with workflow.unsafe.imports_passed_through():
     from workflows.saga import Saga
 
 
+TOLD = 50
+"""Undos that failed which the workflow's own error names; the operation's steps have all."""
+
 NOT_OURS = frozenset({"operation_superseded", "operation_ended"})
 """Codes by which the registry says that the work is another run's, or done: nothing of it may be put back by this one."""
 
@@ -64,7 +67,7 @@ class Operation:
             await self._finish(failure, aborted=is_cancel(error), repairs_pending=bool(not_undone))
             if is_cancel(error):
                 raise
-            raise as_workflow_failure(failure, not_undone=not_undone) from error
+            raise as_workflow_failure(failure, not_undone=not_undone[:TOLD]) from error
 
     def _note_failed_step(self, failure: Failure) -> None:
         if self._doing is not None:

@@ -59,6 +59,7 @@ class TakenOver(Model):
     """An operation under a new epoch: its late activities are refused from now on.
 
     Attributes:
+        batches: when so many engines were touched that they stay in the registry in batches: `touched` is empty then.
         still_active: False when the operation had ended by itself: nothing is to be done.
     """
 
@@ -69,6 +70,7 @@ class TakenOver(Model):
     version: int | None
     pool: str | None
     touched: tuple[TouchedEngine, ...]
+    batches: int = 0
     still_active: bool
 
 

@@ -18,6 +18,7 @@ from api.routes import (
 )
 
 ROUTERS: Final = (
+    agents.router,  # by far the most calls, and paths are tried in this order
     health.router,
     versions.router,
     uploads.on_adapters,
@@ -31,5 +32,4 @@ ROUTERS: Final = (
     audit.router,
     loras.router,
     loras.agent_router,
-    agents.router,
 )

@@ -11,9 +11,9 @@ from api.routes.security import AGENT_TOKEN
 from api.schemas import ProgressBody
 from api.text import Storable
 from loradock.core.errors import LoradockError
-from loradock.core.requests import LeaseRenewal
+from loradock.core.requests import LeaseKeep, LeaseRenewal
 from loradock.registry import agents, operation_steps
-from loradock.registry.views import LeaseGranted
+from loradock.registry.views import LeaseGranted, LeaseKept
 
 router = APIRouter(prefix="/v1/agents", tags=["agents"], dependencies=[AGENT_TOKEN])
 
@@ -29,6 +29,15 @@ async def renew_lease(
         raise LoradockError("invalid_request", "the agent in the body is another than the one in the path")
     async with parts.database.transaction() as tx:
         return await agents.renew_lease(tx, renewal, parts.settings.agent_lease_seconds)
+
+
+@router.put("/{agent}/lease/keep", responses=documented("invalid_name"))
+async def keep_lease(
+    *, agent: AgentId, keep: Annotated[LeaseKeep, Storable, Body()], parts: Parts
+) -> LeaseKept:
+    """Renew the lease of an agent with nothing new to tell. `kept` false: nothing was renewed, tell all."""
+    async with parts.database.single() as connection:
+        return await agents.keep_lease(connection, agent, keep, parts.settings.agent_lease_seconds)
 
 
 @router.post(

@@ -84,6 +84,15 @@ def agent(
             show_default=False,
         ),
     ] = None,
+    engines_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--engines-file",
+            metavar="FILE",
+            help="More engines, a line ID=URL for each; '#' begins a comment.",
+            show_default=False,
+        ),
+    ] = None,
     pool: Annotated[
         str | None,
         typer.Option("--pool", metavar="POOL", help="Their pool. [env: LORADOCK_POOL]", show_default=False),
@@ -101,9 +110,10 @@ def agent(
     log_json: LogJson = False,
 ) -> None:
     """Run a host agent, beside the engines that it works for."""
+    named = [*(engine or ()), *(_lines_of(engines_file) if engines_file else ())]
     given = {
         "agent_id": agent_id,
-        "engines": ",".join(engine) if engine else None,
+        "engines": ",".join(named) if named else None,
         "pool": pool,
         "agent_labels": labels(label) if label else None,
     }
@@ -115,6 +125,15 @@ def agent(
         if len(engines) != len(settings.engines):
             raise usage("an engine is named twice")
         process.main(settings, settings.require("agent_id"), engines, settings.pool, ready_file)
+
+
+def _lines_of(file: Path) -> list[str]:
+    """A file's lines that say something."""
+    try:
+        lines = [line.partition("#")[0].strip() for line in file.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise usage(f"{file} cannot be read: {type(error).__name__}") from None
+    return [line for line in lines if line]
 
 
 def migrate(

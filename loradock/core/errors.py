@@ -156,6 +156,7 @@ CATALOG: Final[dict[str, ErrorSpec]] = {
     "no_engine_alive": _state(503, "No engine of the pool is alive.", "Start an engine with its agent; see 'loradock ls engines'."),
     "no_engine_matches": _state(409, "No engine of the pool has the labels that the request selects by.", "See the labels in 'loradock ls engines'; an agent is given them by --label."),
     "plan_outdated": _state(409, "The load would not do what was planned any more.", "Plan again, look at what changed, and send the new etag."),
+    "too_many_engines": _caller(422, "One operation would touch more engines, or cards, than it may.", "Name some of the engines in each of several requests; unload one version at a time."),
     "not_enough_engines": _state(409, "Fewer engines became ready than the request asked for.", "See the operation's steps for what each engine said."),
     # Operations
     "agent_unreachable": _state(503, "The host's agent took no work in time.", "Start the agent on the host; the operation can be repeated."),

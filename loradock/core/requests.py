@@ -151,6 +151,8 @@ class LoadPlan(Model):
         wanted: the engines that are to serve the version from now on, those that cannot now among them; None is all of
             the pool.
         left_out: engines that were asked for and cannot take the version now, with the code of each (`best_effort`).
+        batches: of a wide load, whose targets stay in the registry in so many batches: `targets` is empty then.
+        engines: how many there are in those batches.
     """
 
     ref: VersionRef
@@ -159,6 +161,8 @@ class LoadPlan(Model):
     targets: tuple[EngineTarget, ...]
     wanted: tuple[str, ...] | None = None
     left_out: dict[str, str] = Field(default_factory=dict)
+    batches: int = 0
+    engines: int = 0
 
 
 class UnloadItem(Model):
@@ -174,12 +178,19 @@ class UnloadItem(Model):
 
 
 class UnloadPlan(Model):
-    """What an unload takes away."""
+    """What an unload takes away.
+
+    Attributes:
+        batches: of a wide unload, whose items stay in the registry in so many batches: `items` is empty then.
+        cards: how many there are in those batches.
+    """
 
     adapter: str
     pool: str
     items: tuple[UnloadItem, ...]
     versions: tuple[int, ...]
+    batches: int = 0
+    cards: int = 0
 
 
 class ReservedVersion(Model):
@@ -272,6 +283,19 @@ class LeaseRenewal(Model):
     labels: Labels = Field(default_factory=dict)
     cache: CacheReport | None = None
     cached_digests: tuple[Digest, ...] | None = Field(default=None, max_length=2 * CACHED_DIGESTS_TOLD)
+
+
+class LeaseKeep(Model):
+    """One call of an agent of whose engines there is nothing new to tell.
+
+    Attributes:
+        report: as the answer to the last full renewal named it.
+        engines: how many that renewal was for.
+    """
+
+    instance: Annotated[str, StringConstraints(min_length=8, max_length=64)]
+    report: Annotated[str, StringConstraints(min_length=8, max_length=64)]
+    engines: int = Field(ge=1, le=1000)
 
 
 class OperationResult(Model):

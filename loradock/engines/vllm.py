@@ -1,5 +1,6 @@
 """vLLM through Loradock's extension, over HTTP."""
 
+import ssl
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -36,6 +37,7 @@ class VllmEngine:
         token: bearer token of the extension.
         api_key: vLLM's own `--api-key`, for probes.
         client: an HTTP client to use instead of an own one; it is not closed here.
+        tls: for an own client; a context of its own for each engine costs megabytes.
         connect_seconds: how long a connection may take.
         call_seconds: how long an answer may take beyond the waiting that a call asks for.
         load_seconds: the same for a load.
@@ -48,6 +50,7 @@ class VllmEngine:
         *,
         api_key: SecretStr | None = None,
         client: httpx.AsyncClient | None = None,
+        tls: ssl.SSLContext | None = None,
         connect_seconds: float = 3.0,
         call_seconds: float = 30.0,
         load_seconds: float = 300.0,
@@ -57,7 +60,9 @@ class VllmEngine:
         self._api_key = api_key
         self._owns_client = client is None
         # Neither proxies nor credentials of the environment: the engine is a neighbour.
-        self._client = client or httpx.AsyncClient(trust_env=False, follow_redirects=False)
+        self._client = client or httpx.AsyncClient(
+            trust_env=False, follow_redirects=False, verify=tls or True
+        )
         self._connect_seconds = connect_seconds
         self._call_seconds = call_seconds
         self._load_seconds = load_seconds

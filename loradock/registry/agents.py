@@ -1,20 +1,22 @@
 """Leases: an agent's word that its engines live, and what follows when it says otherwise or nothing."""
 
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, case, delete, exists, func, select, tuple_, update
+from sqlalchemy import ColumnElement, case, delete, exists, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from loradock.core.models import CardState, EngineStatus
-from loradock.core.requests import EngineReport, LeaseRenewal
+from loradock.core.requests import EngineReport, LeaseKeep, LeaseRenewal
 from loradock.registry import base_models, cards, reconcile_queue
 from loradock.registry.audit import SYSTEM_ACTOR
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.engines import lease_holds
 from loradock.registry.tables import AgentRow, CardRow, DriftRow, EngineRow
-from loradock.registry.views import LeaseGranted
+from loradock.registry.views import LeaseGranted, LeaseKept
 
 _KEPT_INSTANCES: Final = 1000
 
@@ -52,7 +54,45 @@ async def renew_lease(tx: Transaction, renewal: LeaseRenewal, lease_seconds: flo
         granted[row.id] = row.generation
     await _stamp(tx, [reports[engine] for engine in granted], now, lease_until)
     await reconcile_queue.want(tx, to_repair, clock_from_now=True)
-    return LeaseGranted(lease_until=lease_until, engines=granted, refused=refused)
+    agent.report = None if refused else uuid.uuid4().hex
+    return LeaseGranted(lease_until=lease_until, engines=granted, refused=refused, report=agent.report)
+
+
+async def keep_lease(single: AsyncConnection, agent: str, keep: LeaseKeep, lease_seconds: float) -> LeaseKept:
+    """Take an agent's word that nothing has changed since its last full report: times alone are written, by one statement.
+
+    Nothing is written unless that report is the last that was taken in, of this process, and none of its engines has
+    been lost or has moved away since; then the agent must tell all again.
+    """
+    facts = {"agent": agent, "instance": keep.instance, "report": keep.report, "engines": keep.engines}
+    lease = timedelta(seconds=lease_seconds)
+    kept = await single.scalar(
+        _KEEP, {**facts, "lease": lease, "alive": EngineStatus.ALIVE, "lost": EngineStatus.LOST}
+    )
+    return LeaseKept(kept=kept is not None)
+
+
+_KEEP: Final = text(
+    """
+    WITH agent AS MATERIALIZED (
+        SELECT id FROM agents
+        WHERE id = :agent AND instance = :instance AND report = :report AND lease_until > clock_timestamp()
+        FOR NO KEY UPDATE
+    ), mine AS MATERIALIZED (
+        SELECT engines.id FROM agent JOIN engines ON engines.agent = agent.id AND engines.status <> :lost
+        ORDER BY engines.id FOR NO KEY UPDATE OF engines
+    ), kept AS MATERIALIZED (
+        SELECT clock_timestamp() AS now WHERE (SELECT count(*) FROM mine) = :engines
+    ), agent_kept AS (
+        UPDATE agents SET lease_until = now + :lease, renewed_at = now FROM kept WHERE id = :agent
+    ), engines_kept AS (
+        UPDATE engines
+        SET lease_until = now + :lease, seen_at = CASE WHEN status = :alive THEN now ELSE seen_at END
+        FROM kept WHERE agent = :agent AND status <> :lost
+    )
+    SELECT now FROM kept
+    """
+)
 
 
 async def _lock_agent(tx: Transaction, renewal: LeaseRenewal) -> tuple[AgentRow, datetime]:

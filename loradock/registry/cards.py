@@ -1,10 +1,13 @@
 """Deployment cards: staged by a load, and retracted, removed, lost or read."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
+from loradock.core.batches import BatchItem
+from loradock.core.errors import LoradockError
 from loradock.core.models import CardState, OperationKind, OperationState, RunRef, VersionRef
 from loradock.core.requests import EngineTarget
 from loradock.registry import reconcile_queue
@@ -31,33 +34,75 @@ async def stage(tx: Transaction, run: RunRef, ref: VersionRef, target: EngineTar
     Raises:
         LoradockError: `engine_not_found`, `engine_restarted`, `engine_lost`, and those of `claim_active`.
     """
+    await _claim_staging(tx, run)
+    check_alive(await lock_engines(tx, [target.engine]), target.engine, target.incarnation)
+    staged = await _stage(tx, run, [BatchItem(target=target, ref=ref)], pool)
+    return CardState.STAGED if staged else CardState.SERVING
+
+
+async def stage_many(
+    tx: Transaction, run: RunRef, items: Sequence[BatchItem], pool: str
+) -> dict[str, LoradockError]:
+    """`stage` for many engines at once: those that are not what they were meanwhile do not hold the others.
+
+    Returns:
+        Why the card of an engine could not be staged, by engine: `engine_not_found`, `engine_restarted`, `engine_lost`.
+
+    Raises:
+        LoradockError: those of `claim_active`.
+    """
+    await _claim_staging(tx, run)
+    found = await lock_engines(tx, [item.target.engine for item in items])
+    failed: dict[str, LoradockError] = {}
+    for item in items:
+        try:
+            check_alive(found, item.target.engine, item.target.incarnation)
+        except LoradockError as error:
+            failed[item.target.engine] = error
+    await _stage(tx, run, [item for item in items if item.target.engine not in failed], pool)
+    return failed
+
+
+async def _claim_staging(tx: Transaction, run: RunRef) -> None:
     operation = await claim_active(tx, run)
     if operation.kind == OperationKind.LOAD and operation.state == OperationState.COMPENSATING:
         raise ended(operation)
-    check_alive(await lock_engines(tx, [target.engine]), target.engine, target.incarnation)
-    values = {
-        "incarnation": target.incarnation,
-        "served_name": ref.served_name,
-        "digest": ref.digest,
-        "int_id": ref.int_id,
+
+
+async def _stage(tx: Transaction, run: RunRef, items: Sequence[BatchItem], pool: str) -> list[str]:
+    """Write the cards; gives the engines whose card was not serving the same already."""
+    if not items:
+        return []
+    statement = insert(CardRow).values([_values(run, item, pool) for item in items])
+    new = statement.excluded
+    serves = (
+        (CardRow.state == CardState.SERVING)
+        & (CardRow.incarnation == new.incarnation)
+        & (CardRow.digest == new.digest)
+    )
+    key = ("engine", "adapter", "version")
+    staged = statement.on_conflict_do_update(
+        index_elements=key,
+        set_={column.name: column for column in new if column.name not in key},
+        where=~serves,
+    )
+    return list(await tx.session.scalars(staged.returning(CardRow.engine)))
+
+
+def _values(run: RunRef, item: BatchItem, pool: str) -> dict[str, Any]:
+    return {
+        "engine": item.target.engine,
+        "adapter": item.ref.adapter,
+        "version": item.ref.version,
+        "incarnation": item.target.incarnation,
+        "served_name": item.ref.served_name,
+        "digest": item.ref.digest,
+        "int_id": item.ref.int_id,
         "pool": pool,
         "state": CardState.STAGED,
         "operation": run.operation,
         "since": func.now(),
     }
-    statement = insert(CardRow).values(
-        engine=target.engine, adapter=ref.adapter, version=ref.version, **values
-    )
-    serves = (
-        (CardRow.state == CardState.SERVING)
-        & (CardRow.incarnation == statement.excluded.incarnation)
-        & (CardRow.digest == statement.excluded.digest)
-    )
-    staged = statement.on_conflict_do_update(
-        index_elements=[CardRow.engine, CardRow.adapter, CardRow.version], set_=values, where=~serves
-    )
-    found = await tx.session.scalar(staged.returning(CardRow.state))
-    return CardState.SERVING if found is None else CardState.STAGED
 
 
 async def retract_staged(tx: Transaction, run: RunRef, ref: VersionRef, engine: str) -> None:
@@ -66,10 +111,23 @@ async def retract_staged(tx: Transaction, run: RunRef, ref: VersionRef, engine: 
     Raises:
         LoradockError: those of `claim_active`.
     """
+    await retract_many(tx, run, ref, [engine])
+
+
+async def retract_many(tx: Transaction, run: RunRef, ref: VersionRef, engines: Collection[str]) -> None:
+    """`retract_staged` for many engines at once.
+
+    Raises:
+        LoradockError: those of `claim_active`.
+    """
     await claim_active(tx, run)
     # A staged card of an engine that restarted meanwhile is lost: it never served and goes as well.
     own = (CardRow.operation == run.operation) & CardRow.state.in_([CardState.STAGED, CardState.LOST])
-    await tx.session.execute(delete(CardRow).where(own, _of(ref, engine)))
+    of_version = (CardRow.adapter == ref.adapter) & (CardRow.version == ref.version)
+    await tx.session.execute(
+        delete(CardRow).where(own, of_version, CardRow.engine.in_(engines)),
+        execution_options={"synchronize_session": False},
+    )
 
 
 async def mark_card_lost(

@@ -8,7 +8,13 @@ from typing import Any, Final
 from psycopg import errors as postgres_errors
 from sqlalchemy import URL, DateTime, func, insert, make_url, select, text, type_coerce
 from sqlalchemy import exc as sqlalchemy_errors
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 
 from loradock.core.errors import LoradockError
 from loradock.registry.tables import AuditEventRow
@@ -193,6 +199,8 @@ class Database:
             self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         )
 
+        self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """A unit of work, committed at the end of the block and undone by any exception.
@@ -217,6 +225,17 @@ class Database:
         with database_errors():
             async with self._readers() as session, session.begin():
                 yield Reader(session)
+
+    @asynccontextmanager
+    async def single(self) -> AsyncIterator[AsyncConnection]:
+        """For a single statement, which is a transaction of its own: no session, no round trips for begin and commit.
+
+        Raises:
+            LoradockError: `database_unavailable`, `schema_outdated`.
+        """
+        with database_errors():
+            async with self._single.connect() as connection:
+                yield connection
 
     async def ping(self) -> None:
         """Ask for a sign of life.

@@ -55,10 +55,16 @@ async def record_own_progress(tx: Transaction, operation: str, report: StepRepor
 
 async def _upsert(tx: Transaction, operation: str, reports: Iterable[StepReport], *, agents: bool) -> None:
     values = [_values(operation, report) for report in reports]
-    if values:
-        await tx.session.flush()
-        connection = await tx.session.connection()
-        await connection.execute(_statement(operation, agents=agents), values)
+    if not values:
+        return
+    await tx.session.flush()
+    # Asked once: a wide operation has thousands of steps, nearly all of them there already.
+    next_position = func.coalesce(func.max(OperationStepRow.position) + 1, 0)
+    first = await tx.session.scalar(select(next_position).filter_by(operation=operation)) or 0
+    for position, row in enumerate(values, start=first):
+        row["position"] = position
+    connection = await tx.session.connection()
+    await connection.execute(_statement(agents=agents), values)
 
 
 def _values(operation: str, report: StepReport) -> dict[str, Any]:
@@ -77,10 +83,9 @@ def _values(operation: str, report: StepReport) -> dict[str, Any]:
     }
 
 
-def _statement(operation: str, *, agents: bool) -> Insert:
+def _statement(*, agents: bool) -> Insert:
     step = OperationStepRow.__table__.c
-    last = select(func.coalesce(func.max(step.position) + 1, 0)).where(step.operation == operation)
-    statement = insert(OperationStepRow.__table__).values(position=last.scalar_subquery())  # type: ignore[arg-type]
+    statement = insert(OperationStepRow.__table__)  # type: ignore[arg-type]
     new = statement.excluded
     open_now = _one_of(step.state, _UNFINISHED)
     not_stale = (new.attempt >= step.attempt) | (new.attempt == 0)

@@ -232,6 +232,18 @@ async def get_operation(tx: Reader, operation: str) -> OperationView:
     return await _view_with_steps(tx, row)
 
 
+async def is_active(tx: Reader, operation: str) -> bool:
+    """Whether an operation has not ended yet: for those who wait, and need not see thousands of steps each time.
+
+    Raises:
+        LoradockError: `operation_not_found`.
+    """
+    state = await tx.session.scalar(select(OperationRow.state).filter_by(id=operation))
+    if state is None:
+        raise not_found(operation)
+    return OperationState(state).active
+
+
 def not_found(operation: str) -> LoradockError:
     """`operation_not_found`."""
     return LoradockError("operation_not_found", f"there is no operation {operation[:100]!r}")
@@ -263,7 +275,7 @@ async def list_operations(
 
 
 async def pending(tx: Reader, older_than_seconds: float, limit: int) -> list[OperationView]:
-    """Operations that were committed and, it seems, never started: the relay's work, oldest first.
+    """Operations that were committed and, it seems, never started: the relay's work, oldest first, without steps.
 
     Those that came out of the queue are nobody else's to start, however young they are.
     """
@@ -279,11 +291,11 @@ async def pending(tx: Reader, older_than_seconds: float, limit: int) -> list[Ope
         .order_by(OperationRow.id)
         .limit(limit)
     )
-    return await _views(tx, query)
+    return [operation_view(row, ()) for row in await tx.session.scalars(query)]
 
 
 async def active_started(tx: Reader, limit: int, after: str | None = None) -> list[OperationView]:
-    """Active operations that a run has taken up: the sweeper looks whether their workflows live; oldest first.
+    """Active operations that a run has taken up: the sweeper looks whether their workflows live; oldest first, no steps.
 
     Args:
         after: the last operation id of the batch before.
@@ -292,7 +304,7 @@ async def active_started(tx: Reader, limit: int, after: str | None = None) -> li
     query = select(OperationRow).where(IS_ACTIVE, taken_up).order_by(OperationRow.id).limit(limit)
     if after is not None:
         query = query.where(OperationRow.id > after)
-    return await _views(tx, query)
+    return [operation_view(row, ()) for row in await tx.session.scalars(query)]
 
 
 async def _view_with_steps(tx: Reader, row: OperationRow) -> OperationView:

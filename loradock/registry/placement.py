@@ -7,6 +7,7 @@ from sqlalchemy import select
 
 from loradock.core.base_config import BaseConfig
 from loradock.core.base_fit import check_fit
+from loradock.core.batches import MAX_ENGINES
 from loradock.core.errors import LoradockError
 from loradock.core.inspection import BaseOrigin, InspectionReport
 from loradock.core.models import RunRef
@@ -36,11 +37,18 @@ async def check_load(tx: Reader, request: LoadRequest) -> LoadPlan:
     Raises:
         LoradockError: `adapter_not_found`, `version_not_found`, `version_not_ready`, `pool_not_found`,
             `engine_not_found`, `engine_lost`, `no_engine_alive`, `no_engine_matches`, `base_model_mismatch`,
-            `rank_too_high`, `no_free_slot`, `not_enough_engines`, `plan_outdated`, and those of `check_fit`.
+            `rank_too_high`, `no_free_slot`, `not_enough_engines`, `too_many_engines`, `plan_outdated`, and those of
+            `check_fit`.
     """
     decision = await decide(tx, request)
     decision.check()
-    return decision.load_plan()
+    plan = decision.load_plan()
+    if len(plan.targets) > MAX_ENGINES:
+        raise LoradockError(
+            "too_many_engines",
+            f"{len(plan.targets)} engines of pool {request.pool} would be loaded; one load takes up to {MAX_ENGINES}",
+        )
+    return plan
 
 
 async def decide(tx: Reader, request: LoadRequest) -> Decision:

@@ -224,7 +224,12 @@ class AliasRow(Base):
 
 
 class AgentRow(Base):
-    """A host agent: one live process per id."""
+    """A host agent: one live process per id.
+
+    Attributes:
+        report: names its last full report, while that is in force with all its engines: a renewal that only quotes it
+            changes nothing but times. None: the agent must tell all.
+    """
 
     __tablename__ = "agents"
 
@@ -238,6 +243,7 @@ class AgentRow(Base):
     renewed_at: Mapped[datetime]
     cache: Mapped[Json | None]
     cached_digests: Mapped[list[str] | None]
+    report: Mapped[str | None]
 
 
 class EngineRow(Base):
@@ -485,6 +491,34 @@ class OperationStepRow(Base):
     ended_at: Mapped[datetime | None]
     failure: Mapped[Json | None]
     detail: Mapped[Json] = mapped_column(server_default=text("'{}'"))
+
+
+class OperationTargetRow(Base):
+    """One item of a wide operation's plan: a version on an engine, in the life that it was planned for.
+
+    Attributes:
+        run_id: of the run that made the plan.
+        position: 0, 1, 2 …; a batch is a range of them.
+        lost: the card was lost with an earlier life of the engine: nobody is asked, only the card goes.
+        ready: the version answers there and its card is staged.
+        code: why it is not.
+    """
+
+    __tablename__ = "operation_targets"
+
+    operation: Mapped[str] = mapped_column(ForeignKey("operations.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    run_id: Mapped[str]
+    engine: Mapped[str]
+    agent: Mapped[str]
+    incarnation: Mapped[str]
+    adapter: Mapped[str]
+    version: Mapped[int]
+    digest: Mapped[str]
+    int_id: Mapped[int] = mapped_column(BigInteger)
+    lost: Mapped[bool] = mapped_column(server_default=text("false"))
+    ready: Mapped[bool] = mapped_column(server_default=text("false"))
+    code: Mapped[str | None]
 
 
 class AuditEventRow(Base):

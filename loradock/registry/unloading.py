@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy import Select, delete, func, select, tuple_, update
 
+from loradock.core.batches import MAX_CARDS
 from loradock.core.errors import LoradockError
 from loradock.core.models import CardState, OperationState, RunRef, VersionRef
 from loradock.core.requests import (
@@ -37,7 +38,7 @@ async def check_unload(tx: Reader, request: UnloadRequest) -> UnloadPlan:
 
     Raises:
         LoradockError: `adapter_not_found`, `version_not_found`, `pool_not_found`, `engine_not_found`,
-            `version_not_loaded`, `version_has_weight`.
+            `version_not_loaded`, `version_has_weight`, `too_many_engines`.
     """
     await _check_names(tx, request)
     found = (await tx.session.execute(_cards(request))).all()
@@ -48,6 +49,11 @@ async def check_unload(tx: Reader, request: UnloadRequest) -> UnloadPlan:
         what = f"{request.adapter}@{request.version}" if request.version else request.adapter
         raise LoradockError("version_not_loaded", f"no engine of pool {request.pool} serves {what}")
     taken = tuple(sorted({card.version for card, _ in found}))
+    if len(found) > MAX_CARDS:
+        raise LoradockError(
+            "too_many_engines",
+            f"{len(found)} cards of {request.adapter} would go; one unload takes up to {MAX_CARDS}",
+        )
     if not request.force:
         await _check_weight(tx, request, taken)
     return UnloadPlan(

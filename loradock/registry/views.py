@@ -357,9 +357,21 @@ class LeaseGranted(Model):
         superseded: another process has taken over under this agent id: this one must stop; nothing was changed.
         engines: the generation of each engine that the lease covers.
         refused: engines that it does not cover, with a sentence why.
+        report: names what was told: as long as it stays true, the lease is kept by quoting this. None: tell all again.
     """
 
     lease_until: datetime
     superseded: bool = False
     engines: dict[str, int] = Field(default_factory=dict)
     refused: dict[str, str] = Field(default_factory=dict)
+    report: str | None = None
+
+
+class LeaseKept(Model):
+    """The answer to a renewal that only quotes the last full report.
+
+    Attributes:
+        kept: False when that is not in force any more, and nothing was changed: the agent must tell all.
+    """
+
+    kept: bool

@@ -1,15 +1,16 @@
 """Heartbeats that go on while nothing moves, and transfers that wait for their turn."""
 
+import asyncio
 import threading
 import time
 
 import pytest
 
 from activities import progress as progress_module
-from activities.progress import StepClock, TransferProgress, TransferSlots
+from activities.progress import PatientReporter, StepClock, TransferProgress, TransferSlots
 from loradock.artifacts.protocol import expect_total
-from loradock.core.models import StepState
-from tests.activities.parts import Bench
+from loradock.core.models import StepReport, StepState
+from tests.activities.parts import Bench, Reports
 
 
 def test_a_transfer_heartbeats_while_a_single_call_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,3 +100,30 @@ def test_a_transfer_tells_its_total_once_it_is_known(monkeypatch: pytest.MonkeyP
     bench.run(activity, None)
     assert [(one["bytes"], one.get("total_bytes")) for one in told] == [(1, None), (5, 10)]
     assert bench.beats[-1][0]["total_bytes"] == 10
+
+
+async def test_only_what_takes_long_is_passed_on_and_then_its_end_as_well() -> None:
+    reports = Reports()
+    patient = PatientReporter(reports, after_seconds=0.05)
+
+    def step(engine: str, state: StepState, done: int = 0) -> StepReport:
+        return StepReport(name="load", engine=engine, state=state, detail={"bytes": done})
+
+    def tell(*steps: StepReport) -> None:
+        for one in steps:
+            patient.report("op-1", one)
+
+    quick = [step("quick", StepState.RUNNING), step("quick", StepState.SUCCEEDED)]
+    slow = [step("slow", StepState.RUNNING), step("slow", StepState.RUNNING, 5)]
+    await asyncio.to_thread(tell, *quick, *slow)
+    async with asyncio.timeout(10):
+        while not reports.seen:
+            await asyncio.sleep(0.01)
+    tell(step("slow", StepState.RUNNING, 9), step("slow", StepState.SUCCEEDED))
+    await asyncio.sleep(0)
+    told = [(one.engine, one.state, one.detail["bytes"]) for _, one in reports.seen]
+    assert told == [
+        ("slow", StepState.RUNNING, 5),
+        ("slow", StepState.RUNNING, 9),
+        ("slow", StepState.SUCCEEDED, 0),
+    ]

@@ -48,6 +48,7 @@ OPERATION_IDS = {
     "list_deployments",
     "list_audit_events",
     "renew_lease",
+    "keep_lease",
     "report_progress",
 }
 

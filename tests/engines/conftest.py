@@ -65,18 +65,23 @@ def simulated() -> SimulatedEngine:
     )
 
 
-@pytest.fixture
-async def simulated_world(simulated: SimulatedEngine, tmp_path: Path) -> AsyncIterator[World]:
-    """A simulated engine on a port of its own."""
+@contextlib.asynccontextmanager
+async def simulated_world_at(url: str, tmp_path: Path) -> AsyncIterator[World]:
+    """A simulated engine that serves at this address."""
     good = [write_adapter(tmp_path / "good" / str(number), rank=4 + number) for number in range(3)]
 
     def expected(version: Version | None, prompt: str) -> str:
         return simulated_text(version.digest if version else None, prompt, TOKENS)
 
-    async with (
-        serving(create_app(simulated, settings=ExtensionSettings(token=TOKEN))) as url,
-        _world(url, TOKEN, "tiny-llama", "simulated", tmp_path / "host", good, expected) as world,
-    ):
+    async with _world(url, TOKEN, "tiny-llama", "simulated", tmp_path / "host", good, expected) as world:
+        yield world
+
+
+@pytest.fixture
+async def simulated_world(simulated: SimulatedEngine, tmp_path: Path) -> AsyncIterator[World]:
+    """A simulated engine on a port of its own."""
+    app = create_app(simulated, settings=ExtensionSettings(token=TOKEN))
+    async with serving(app) as url, simulated_world_at(url, tmp_path) as world:
         yield world
 
 

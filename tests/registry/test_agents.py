@@ -8,7 +8,7 @@ from sqlalchemy import event, text
 
 from loradock.core.errors import LoradockError
 from loradock.core.models import EngineStatus
-from loradock.core.requests import EngineReport
+from loradock.core.requests import EngineReport, LeaseKeep
 from loradock.registry import agents, engines
 from loradock.registry.views import EngineView
 from tests.registry.world import BASE, World, renewal, report
@@ -222,3 +222,66 @@ async def test_a_renewal_with_many_engines_is_a_handful_of_statements(world: Wor
         await agents.renew_lease(tx, renewal(*reports), 60)
     event.remove(engine, "before_cursor_execute", count)
     assert statements <= 5
+
+
+async def _keep(world: World, report: str | None, engines: int = 2, instance: str = "instance-1") -> bool:
+    keep = LeaseKeep(instance=instance, report=report or "nothing-of-the-kind", engines=engines)
+    async with world.database.single() as connection:
+        return (await agents.keep_lease(connection, "host-1", keep, 600)).kept
+
+
+async def test_a_lease_is_kept_by_quoting_the_last_report_and_only_times_change(world: World) -> None:
+    granted = await world.renew(report("e1"), report("e2", reachable=False))
+    before = {name: await _engine(world, name) for name in ("e1", "e2")}
+    actions = await world.actions()
+    assert await _keep(world, granted.report)
+    after = {name: await _engine(world, name) for name in ("e1", "e2")}
+    assert all(after[name].lease_until > before[name].lease_until for name in after)
+    assert (after["e1"].seen_at or 0) > (before["e1"].seen_at or 0)  # type: ignore[operator]
+    assert after["e2"].seen_at == before["e2"].seen_at
+    times = {"lease_until", "seen_at"}
+    assert [after[name].model_dump(exclude=times) for name in after] == [
+        before[name].model_dump(exclude=times) for name in before
+    ]
+    assert await world.actions() == actions
+
+
+async def test_a_lease_is_not_kept_by_what_is_not_in_force_any_more(world: World) -> None:
+    first = await world.renew(report("e1"), report("e2"))
+    second = await world.renew(report("e1"), report("e2"))
+    assert not await _keep(world, first.report)
+    assert not await _keep(world, second.report, instance="instance-2")
+    assert not await _keep(world, second.report, engines=3)
+    until = (await _engine(world)).lease_until
+    assert await _keep(world, second.report)
+    assert (await _engine(world)).lease_until > until
+
+    # Lost, as a whole or one engine alone: all must be told, or nobody would learn that it lives.
+    lapsed = await world.renew(report("e1"), report("e2"), seconds=-1)
+    assert not await _keep(world, lapsed.report)
+    await _expire(world)
+    assert not await _keep(world, lapsed.report)
+    assert (await _engine(world)).status is EngineStatus.LOST
+
+
+async def test_a_lease_that_does_not_cover_an_engine_is_not_kept(world: World) -> None:
+    await world.renew(report("e2"), agent="host-2")
+    refused = await world.renew(report("e1"), report("e2"))
+    assert (set(refused.refused), refused.report) == ({"e2"}, None)
+    assert not await _keep(world, refused.report)
+
+    alone = await world.renew(report("e1"))
+    assert await _keep(world, alone.report, engines=1)
+    await world.renew(report("e1"), report("e3"), seconds=-1)
+    taken = await world.renew(report("e1"), agent="host-2")
+    assert taken.engines == {"e1": 1}
+    assert not await _keep(world, alone.report, engines=1)
+
+
+async def test_keeping_and_losing_at_once_never_keeps_half(world: World) -> None:
+    for _ in range(5):
+        granted = await world.renew(report("e1"), report("e2"), seconds=0.05)
+        kept, lost = await asyncio.gather(_keep(world, granted.report), _expire(world))
+        statuses = {(await _engine(world, name)).status for name in ("e1", "e2")}
+        assert len(statuses) == 1
+        assert not (kept and lost)

@@ -5,10 +5,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from api.server import ApiServer
 from loradock.core.errors import LoradockError
@@ -270,3 +273,31 @@ async def test_an_agent_outlives_what_is_not_the_api(engines: dict[str, Running]
         with pytest.raises(LoradockError) as caught:
             await keeper.renew()
     assert caught.value.code == "not_ready"
+
+
+async def test_an_agent_with_nothing_new_to_tell_quotes_what_it_told(
+    api: ApiServer, database: Database, engines: dict[str, Running], registry: World
+) -> None:
+    urls = {name: running.url for name, running in engines.items()}
+    async with keeper_of(api.url, urls) as keeper:
+        sent: list[str] = []
+
+        async def note(request: httpx.Request) -> None:
+            sent.append(request.url.path.removeprefix("/v1/agents/host-1/"))
+
+        keeper._control_plane._http.event_hooks["request"].append(note)
+        await keeper.look()
+        for _ in range(2):
+            await keeper.renew()
+        engines["e1"].inside._facts = replace(engines["e1"].inside.facts, usable_slots=1)
+        await keeper.look()
+        for _ in range(2):
+            await keeper.renew()
+        async with database.transaction() as tx:
+            await tx.session.execute(text("UPDATE agents SET report = NULL"))
+        await keeper.renew()
+    told, quoted = "lease", "lease/keep"
+    assert sent == [told, quoted, told, quoted, quoted, told]
+    found = await view(database)
+    assert found is not None
+    assert (found.status, found.usable_slots) == ("alive", 1)

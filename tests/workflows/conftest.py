@@ -83,10 +83,11 @@ class Bench:
                     **common,
                 )
             )
-            for target in world.targets() if hosts else ():
+            agents = dict.fromkeys(target.agent for target in world.targets()) if hosts else {}
+            for agent in agents:
                 for queue, activities in (
-                    (host_io_queue(target.agent), world.io_activities()),
-                    (host_engine_queue(target.agent), world.engine_activities()),
+                    (host_io_queue(agent), world.io_activities()),
+                    (host_engine_queue(agent), world.engine_activities()),
                 ):
                     await stack.enter_async_context(
                         Worker(

@@ -45,7 +45,19 @@ async def save(client: Client) -> list[str]:
         bench, World(), OperationKind.PUBLISH, "succeeds-upload", uri=f"upload://up-{'0' * 32}"
     )
     saved += [*await _recover(bench), *await save_collections(bench)]
-    return [*saved, *await save_reconciliations(bench)]
+    return [*saved, *await save_reconciliations(bench), *await save_wide(bench)]
+
+
+async def save_wide(bench: Bench) -> list[str]:
+    """Operations in batches: two of three engines each."""
+    saved: list[str] = []
+    for kind in (OperationKind.LOAD, OperationKind.UNLOAD):
+        for ending in ("succeeds", "fails", "is-cancelled"):
+            world = World(tuple(f"engine-{number}" for number in range(1, 7)), batch_size=3, agents=2)
+            if kind is OperationKind.UNLOAD:
+                world.serve()
+            saved += await _run(bench, world, kind, ending, prefix="wide-")
+    return [*saved, *await _recover(bench, wide=True)]
 
 
 async def save_reconciliations(bench: Bench) -> list[str]:
@@ -96,8 +108,8 @@ async def save_collections(bench: Bench) -> list[str]:
     return saved
 
 
-async def _recover(bench: Bench) -> list[str]:
-    world = World()
+async def _recover(bench: Bench, *, wide: bool = False) -> list[str]:
+    world = World(("engine-1", "engine-2", "engine-3"), batch_size=2) if wide else World()
     operation = f"op-{uuid.uuid4().hex}"
     async with bench.workers(world):
         handle = await bench.client.start_workflow(
@@ -107,10 +119,12 @@ async def _recover(bench: Bench) -> list[str]:
             task_queue=LIFECYCLE_QUEUE,
         )
         await handle.result()
-    return [await _save(bench.client, handle.id, "recover-load")]
+    return [await _save(bench.client, handle.id, "wide-recover-load" if wide else "recover-load")]
 
 
-async def _run(bench: Bench, world: World, kind: OperationKind, ending: str, **changes: str) -> list[str]:
+async def _run(
+    bench: Bench, world: World, kind: OperationKind, ending: str, *, prefix: str = "", **changes: str
+) -> list[str]:
     step = {"publish": "upload_artifact", "load": "load_adapter", "unload": "unload_adapter"}[kind]
     engine = None if kind is OperationKind.PUBLISH else "engine-2"
     there = None
@@ -127,8 +141,8 @@ async def _run(bench: Bench, world: World, kind: OperationKind, ending: str, **c
             await handle.result()
         except WorkflowFailureError as error:
             assert not ending.startswith("succeeds"), error
-    return [await _save(bench.client, handle.id, f"{kind}-{ending}")] + [
-        await _save(bench.client, child, f"{kind}-{ending}-{number}")
+    return [await _save(bench.client, handle.id, f"{prefix}{kind}-{ending}")] + [
+        await _save(bench.client, child, f"{prefix}{kind}-{ending}-{number}")
         for number, child in enumerate(await _children(bench.client, handle.id), start=1)
     ]
 

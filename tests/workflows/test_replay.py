@@ -25,12 +25,12 @@ def test_every_workflow_and_ending_has_a_saved_history() -> None:
     names = {path.stem for path in HISTORIES}
     wanted = {
         f"{kind}-{ending}"
-        for kind in ("publish", "load", "unload")
+        for kind in ("publish", "load", "unload", "wide-load", "wide-unload")
         for ending in ("succeeds", "fails", "is-cancelled")
     }
     wanted |= {f"reconcile-{ending}" for ending in ("succeeds", "fails", "is-cancelled")}
     wanted |= {"publish-succeeds-upload", "recover-load", "collect-succeeds", "collect-fails", "scan-fleet"}
-    assert wanted <= names
+    assert wanted | {"wide-recover-load"} <= names
 
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)

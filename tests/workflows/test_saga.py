@@ -29,6 +29,8 @@ class SagaProbe:
         self.undoing = False
         self.go_on = False
         self.waiting = False
+        self.at_once = 0
+        self.most_at_once = 0
 
     @workflow.run
     async def run(self, way: str) -> list[str]:
@@ -38,6 +40,10 @@ class SagaProbe:
         if way == "dropped":
             broken.drop()
         saga.before("third", lambda: self._undo("third"))
+        if way == "group":
+            group = saga.group(2)
+            for name in "abc":
+                group.before(name, lambda name=name: self._undo(name, fails=name == "b"))  # type: ignore[misc]
         try:
             self.waiting = True
             await self._wait(way)
@@ -72,7 +78,10 @@ class SagaProbe:
 
     async def _undo(self, name: str, *, fails: bool = False) -> None:
         self.undoing = True
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
         await workflow.sleep(timedelta(milliseconds=200))
+        self.at_once -= 1
         if fails:
             raise ApplicationError("no", type="unload_failed", non_retryable=True)
         self.undone.append(name)
@@ -80,6 +89,10 @@ class SagaProbe:
     @workflow.query
     def undone_so_far(self) -> list[str]:
         return self.undone
+
+    @workflow.query
+    def most_undos_at_once(self) -> int:
+        return self.most_at_once
 
     @workflow.query
     def is_undoing(self) -> bool:
@@ -146,6 +159,20 @@ async def test_a_failed_undo_does_not_keep_the_others_from_running_and_the_first
     undone = await handle.query(SagaProbe.undone_so_far)
     assert undone[:2] == ["third", "first"]
     assert undone[2].startswith("failed second: unload_failed")
+
+
+async def test_the_undos_of_a_group_run_beside_each_other_bounded_and_before_what_came_earlier(
+    client: Client,
+) -> None:
+    handle = await start(client, "group")
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    undone = await handle.query(SagaProbe.undone_so_far)
+    assert set(undone[:2]) == {"a", "c"}
+    assert undone[2:4] == ["third", "second"]
+    assert undone[4] == "first"
+    assert undone[5].startswith("failed b: unload_failed")
+    assert await handle.query(SagaProbe.most_undos_at_once) == 2
 
 
 async def test_nothing_is_undone_that_the_registry_does_not_permit(client: Client) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.interface import artifacts, cards, collection, hosts, operations, reconcile, versions
+from activities.interface import artifacts, batches, cards, collection, hosts, operations, reconcile, versions
 from activities.interface.common import Done
+from loradock.core.batches import BatchItem, EngineBatch
 from loradock.core.models import (
     AdapterTraits,
     Manifest,
@@ -82,9 +83,24 @@ class State:
 
 
 class World:
-    """All activities, over one `State`."""
+    """All activities, over one `State`.
 
-    def __init__(self, engines: tuple[str, ...] = ("engine-1", "engine-2")) -> None:
+    Args:
+        batch_size: the plan is a wide operation's, in batches of so many engines; 0: it travels whole.
+        agents: how many hosts the engines stand on; each on one of its own when 0.
+    """
+
+    def __init__(
+        self,
+        engines: tuple[str, ...] = ("engine-1", "engine-2"),
+        *,
+        batch_size: int = 0,
+        agents: int = 0,
+    ) -> None:
+        self.batch_size = batch_size
+        self._agents = agents
+        self.ready: set[str] = set()
+        self.noted: tuple[StepReport, ...] = ()
         self.state = State(engines={name: {} for name in engines})
         self.faults: dict[str, Fault] = {}
         self.calls: list[str] = []
@@ -118,9 +134,16 @@ class World:
     def targets(self) -> tuple[EngineTarget, ...]:
         """One target for each engine; each has an agent of its own queue, here all served by one worker."""
         return tuple(
-            EngineTarget(engine=name, agent=f"agent-of-{name}", incarnation=f"life-of-{name}")
-            for name in self.state.engines
+            EngineTarget(engine=name, agent=self._agent(at, name), incarnation=f"life-of-{name}")
+            for at, name in enumerate(self.state.engines)
         )
+
+    def _agent(self, at: int, name: str) -> str:
+        return f"agent-{at % self._agents}" if self._agents else f"agent-of-{name}"
+
+    @property
+    def _batches(self) -> int:
+        return -(-len(self.state.engines) // self.batch_size) if self.batch_size else 0
 
     def serve(self, *names: str) -> None:
         """Let engines serve REF already, loaded by an earlier operation."""
@@ -194,7 +217,7 @@ class World:
         return operations.TakenOver(
             run=RunRef(operation=given.operation, run_id=given.run_id, epoch=99),
             kind=self.kind, actor="tester", adapter=REF.adapter, version=REF.version, pool="default",
-            touched=touched, still_active=True,
+            touched=() if self._batches else touched, batches=self._batches, still_active=True,
         )  # fmt: skip
 
     # --- versions
@@ -264,7 +287,9 @@ class World:
     @activity.defn(name=cards.PLAN_LOAD.name)
     async def plan_load(self, given: cards.PlanLoadInput) -> LoadPlan:
         def effect() -> LoadPlan:
-            return LoadPlan(ref=REF, pool="default", base_model="tiny", targets=self.targets())
+            targets = () if self._batches else self.targets()
+            facts = {"batches": self._batches, "engines": len(self.state.engines)} if self._batches else {}
+            return LoadPlan(ref=REF, pool="default", base_model="tiny", targets=targets, **facts)
 
         return await self._do("plan_load", None, effect)
 
@@ -289,26 +314,34 @@ class World:
     @activity.defn(name=cards.COMMIT_LOAD.name)
     async def commit_load(self, given: cards.CommitLoadInput) -> OperationResult:
         def effect() -> OperationResult:
-            for target in given.ready:
-                self.state.cards[(target.engine, given.plan.ref.served_name)] = "serving"
-            self.succeeded.append(given.run)
             engines = tuple(target.engine for target in given.ready)
-            return OperationResult(version=1, engines=engines, failed_engines=given.failed)
+            failed = given.failed
+            if given.plan.batches:
+                engines = tuple(name for name in self.state.engines if name in self.ready)
+                failed = {name: "not_ready" for name in self.state.engines if name not in self.ready}
+            for engine in engines:
+                self.state.cards[(engine, given.plan.ref.served_name)] = "serving"
+            self.succeeded.append(given.run)
+            return OperationResult(version=1, engines=engines, failed_engines=failed)
 
         return await self._do("commit_load", None, effect)
 
     @activity.defn(name=cards.PLAN_UNLOAD.name)
     async def plan_unload(self, given: cards.PlanUnloadInput) -> UnloadPlan:
         def effect() -> UnloadPlan:
-            items = tuple(UnloadItem(target=target, ref=REF) for target in self.targets())
-            return UnloadPlan(adapter=REF.adapter, pool="default", items=items, versions=(1,))
+            items = () if self._batches else self._items()
+            facts = {"batches": self._batches, "cards": len(self.state.engines)} if self._batches else {}
+            return UnloadPlan(adapter=REF.adapter, pool="default", items=items, versions=(1,), **facts)
 
         return await self._do("plan_unload", None, effect)
+
+    def _items(self) -> tuple[UnloadItem, ...]:
+        return tuple(UnloadItem(target=target, ref=REF) for target in self.targets())
 
     @activity.defn(name=cards.WITHDRAW_CARDS.name)
     async def withdraw(self, given: cards.UnloadPlanInput) -> Done:
         def effect() -> Done:
-            for item in given.plan.items:
+            for item in self._items() if given.plan.batches else given.plan.items:
                 self.state.cards[(item.target.engine, item.ref.served_name)] = "draining"
             return Done()
 
@@ -327,7 +360,7 @@ class World:
     @activity.defn(name=cards.COMMIT_UNLOAD.name)
     async def commit_unload(self, given: cards.UnloadPlanInput) -> OperationResult:
         def effect() -> OperationResult:
-            for item in given.plan.items:
+            for item in self._items() if given.plan.batches else given.plan.items:
                 self.state.cards.pop((item.target.engine, item.ref.served_name), None)
             self.succeeded.append(given.run)
             return OperationResult(version=1)
@@ -539,12 +572,79 @@ class World:
         found = Scanned(engines=1, differing=tuple(names[:1]), next=names[0] if len(names) > 1 else None)
         return await self._do("scan_fleet", None, lambda: found)
 
+    # --- batches of wide operations
+
+    @activity.defn(name=batches.TAKE_BATCH.name)
+    async def take_batch(self, given: batches.BatchInput) -> EngineBatch:
+        return await self._do("take_batch", None, lambda: EngineBatch(items=self._batch(given.number)))
+
+    def _batch(self, number: int) -> tuple[BatchItem, ...]:
+        targets = self.targets()[number * self.batch_size : (number + 1) * self.batch_size]
+        return tuple(BatchItem(target=target, ref=REF) for target in targets)
+
+    @activity.defn(name=batches.STAGE_CARDS.name)
+    async def stage_cards(self, given: batches.StageCardsInput) -> batches.StagedCards:
+        def effect() -> batches.StagedCards:
+            for engine in given.loaded:
+                self.state.cards.setdefault((engine, REF.served_name), "staged")
+                self.ready.add(engine)
+            self.noted += given.steps
+            return batches.StagedCards()
+
+        return await self._do("stage_cards", None, effect)
+
+    @activity.defn(name=batches.RETRACT_CARDS.name)
+    async def retract_cards(self, given: batches.RetractCardsInput) -> Done:
+        def effect() -> Done:
+            for item in self._batch(given.number):
+                key = (item.target.engine, REF.served_name)
+                named = given.engines is None or item.target.engine in given.engines
+                if named and self.state.cards.get(key) == "staged":
+                    del self.state.cards[key]
+                    self.ready.discard(item.target.engine)
+            return Done()
+
+        return await self._do("retract_cards", None, effect)
+
+    @activity.defn(name=batches.MARK_CARDS_LOST.name)
+    async def mark_cards_lost(self, given: batches.MarkCardsLostInput) -> Done:
+        def effect() -> Done:
+            for item in self._batch(given.number):
+                if given.items is None or item.key in given.items:
+                    self.state.cards[(item.target.engine, REF.served_name)] = "lost"
+            return Done()
+
+        return await self._do("mark_cards_lost", None, effect)
+
+    @activity.defn(name=batches.NOTE_STEPS.name)
+    async def note_steps(self, given: batches.NoteStepsInput) -> Done:
+        def effect() -> Done:
+            self.noted += given.steps
+            return Done()
+
+        return await self._do("note_steps", None, effect)
+
+    @activity.defn(name=batches.LOAD_ON_ENGINE.name)
+    async def load_on_engine(self, given: batches.LoadOnEngineWork) -> hosts.LoadedAdapter:
+        host = hosts.HostInput(run=given.run, ref=given.ref, target=given.target)
+        downloaded = await self.download(host)
+        loaded = await self.load(hosts.LoadAdapterInput(**dict(host), path=downloaded.path, undo=given.undo))
+        return hosts.LoadedAdapter(outcome=loaded.outcome, steps=(downloaded.step, *loaded.steps))
+
+    @activity.defn(name=batches.UNLOAD_FROM_ENGINE.name)
+    async def unload_from_engine(self, given: hosts.UnloadAdapterInput) -> hosts.UnloadedAdapter:
+        unloaded = await self.unload(given)
+        if unloaded.outcome != "not_owned":
+            await self.release(hosts.HostInput(run=given.run, ref=given.ref, target=given.target))
+        return unloaded
+
     def lifecycle_activities(self) -> list[Any]:
         """What an orchestrator does."""
         return [
             self.mark_compensating, self.finish, self.take_over, self.begin_publish, self.reserve, self.register,
             self.fail_version, self.plan_load, self.stage_card, self.retract_card,
             self.commit_load, self.plan_unload, self.withdraw, self.restore, self.commit_unload, self.mark_lost,
+            self.take_batch, self.stage_cards, self.retract_cards, self.mark_cards_lost, self.note_steps,
             self.retire_versions, self.find_garbage, self.delete_artifact, self.record_collection,
             self.begin_look, self.compare, self.make_good, self.note_failed, self.end_look, self.scan_fleet,
             self.remove_upload,
@@ -560,7 +660,9 @@ class World:
 
     def engine_activities(self) -> list[Any]:
         """What a host's agent does on its engine queue."""
-        return [self.load, self.unload, self.resume, self.observe]
+        return [
+            self.load, self.unload, self.resume, self.observe, self.load_on_engine, self.unload_from_engine,
+        ]  # fmt: skip
 
 
 def _step(name: str, engine: str = "") -> StepReport:

@@ -1,5 +1,8 @@
 """Run the simulated engine: `python -m loradock.engines.simulated --port 8001 --base-model base`.
 
+With `--engines 1000` one process has so many of them, each under its name: `http://127.0.0.1:8001/engine-0001`; a file
+for `loradock agent --engines-file` is written with `--engines-file`.
+
 The extension's token comes from `LORADOCK_EXTENSION_TOKEN` or `LORADOCK_EXTENSION_TOKEN_FILE`, as with vLLM.
 """
 
@@ -14,6 +17,8 @@ import uvicorn
 
 from loradock.engines.simulated.app import create_app
 from loradock.engines.simulated.engine import Faults, SimulatedEngine
+from loradock.engines.simulated.fleet import SimulatedFleet, engine_names
+from loradock_vllm.asgi import App
 from loradock_vllm.errors import ConfigurationError
 from loradock_vllm.settings import ExtensionSettings
 
@@ -26,15 +31,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         sys.stderr.write(f"the simulated engine refuses to start: {error}\n")
         return 2
-    engine = SimulatedEngine(
-        base_model=options.base_model,
-        max_loras=options.max_loras,
-        max_lora_rank=options.max_lora_rank,
-        hidden_size=options.hidden_size,
-        faults=Faults(load_seconds=options.load_seconds, token_seconds=options.token_seconds),
-        base_config=None if options.base_config is None else json.loads(options.base_config.read_text()),
+    base_config = None if options.base_config is None else json.loads(options.base_config.read_text())
+    faults = Faults(
+        load_seconds=options.load_seconds,
+        load_jitter=options.load_jitter,
+        token_seconds=options.token_seconds,
     )
-    app = create_app(engine, settings=settings, api_key=os.environ.get("VLLM_API_KEY") or None)
+
+    def make() -> SimulatedEngine:
+        return SimulatedEngine(
+            base_model=options.base_model,
+            max_loras=options.max_loras,
+            max_lora_rank=options.max_lora_rank,
+            hidden_size=options.hidden_size,
+            faults=faults.model_copy(),
+            base_config=base_config,
+        )
+
+    api_key = os.environ.get("VLLM_API_KEY") or None
+    app: App
+    if options.engines is None:
+        app = create_app(make(), settings=settings, api_key=api_key)
+    else:
+        names = engine_names(options.engines)
+        app = SimulatedFleet(names, make, settings, api_key)
+        if options.engines_file is not None:
+            lines = [f"{name}=http://{options.host}:{options.port}/{name}\n" for name in names]
+            options.engines_file.write_text("".join(lines))
     uvicorn.run(app, host=options.host, port=options.port, log_level="info", lifespan="on", access_log=False)
     return 0
 
@@ -58,7 +81,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="config.json of the base model, to tell of in the state",
     )
+    parser.add_argument(
+        "--engines", type=int, default=None, metavar="N", help="so many engines, each under its name's path"
+    )
+    parser.add_argument(
+        "--engines-file", type=Path, default=None, metavar="FILE", help="write their ids and addresses here"
+    )
     parser.add_argument("--load-seconds", type=float, default=0.0, help="how long a load takes")
+    parser.add_argument(
+        "--load-jitter", type=float, default=0.0, help="by which share of it a load is longer or shorter"
+    )
     parser.add_argument(
         "--token-seconds", type=float, default=0.0, help="time between two tokens of an answer"
     )

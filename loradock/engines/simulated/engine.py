@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import itertools
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Faults(BaseModel):
 
     Attributes:
         load_seconds: how long each load takes.
+        load_jitter: by which share of it a load may be longer or shorter.
         load_error: the engine's text with which loads fail; None lets them through.
         failing_loads: how many loads fail with `load_error`; None is all of them.
         failing_rank: the only rank that `load_error` happens on; None is all of them.
@@ -40,6 +42,7 @@ class Faults(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     load_seconds: float = Field(default=0.0, ge=0)
+    load_jitter: float = Field(default=0.0, ge=0, le=1)
     load_error: str | None = None
     failing_loads: int | None = Field(default=None, ge=0)
     failing_rank: int | None = Field(default=None, ge=0)
@@ -134,7 +137,8 @@ class SimulatedEngine:
 
         As in vLLM, a rank takes an id that is resident as it is, whatever the path says; no rank waits for another.
         """
-        await asyncio.sleep(self.faults.load_seconds)
+        jitter = random.uniform(-self.faults.load_jitter, self.faults.load_jitter)  # noqa: S311
+        await asyncio.sleep(self.faults.load_seconds * (1 + jitter))
         self._check_alive()
         failing = self._fails()
         errors = []
