@@ -14,6 +14,7 @@ from loradock.core.reconcile import (
     Repair,
     Scanned,
 )
+from loradock.core.signatures import SignatureRules
 from loradock.registry import engines, fleet_scan, reconcile_queue, reconciling, repairs
 from loradock.registry.views import EngineView
 from tests.registry.world import World
@@ -30,6 +31,7 @@ class Looks:
 
     world: World
     rules: ReconcileRules = field(default_factory=ReconcileRules)
+    signatures: SignatureRules = field(default_factory=SignatureRules)
 
     async def begin(self, engine: str = "e1") -> Look:
         async with self.world.database.transaction() as tx:
@@ -40,7 +42,9 @@ class Looks:
     ) -> Looked:
         seen = EngineObservation(incarnation=life, held=there, unknown_ids=tuple(unknown))
         async with self.world.database.transaction() as tx:
-            return await reconciling.compare_and_begin(tx, look, seen, self.rules, run_id="run-1")
+            return await reconciling.compare_and_begin(
+                tx, look, seen, self.rules, run_id="run-1", signatures=self.signatures
+            )
 
     async def look(self, *there: HeldAdapter, engine: str = "e1", life: str = "life-1") -> Looked:
         return await self.compare(await self.begin(engine), *there, life=life)

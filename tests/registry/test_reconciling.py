@@ -10,6 +10,7 @@ from sqlalchemy import text
 from loradock.core.models import OperationState, VersionRef
 from loradock.core.reconcile import DriftKind, ForeignPolicy, ReconcileRules, Repair
 from loradock.core.requests import EngineReport, LoadRequest
+from loradock.core.signatures import SignaturePolicy, SignatureRule, SignatureRules
 from loradock.registry import runs, unloading
 from tests.registry.reconcile_world import Looks, held
 from tests.registry.world import World, digest, new_placement, report, run_of
@@ -328,6 +329,18 @@ async def test_what_cannot_be_is_not_tried(looks: Looks) -> None:
     (shown,) = (await looks.engine()).drift
     assert shown.error is not None
     assert shown.error.code == "rank_too_high"
+
+
+async def test_a_version_that_the_signature_policy_does_not_admit_any_more_is_not_loaded(
+    looks: Looks,
+) -> None:
+    await _served(looks.world)
+    looks.signatures = SignatureRules(rules=(SignatureRule(policy=SignaturePolicy.REQUIRE),))
+    await looks.world.renew(report("e1", "life-2"), report("e2"))
+    assert (await looks.look(life="life-2")).repairs == ()
+    (shown,) = (await looks.engine()).drift
+    assert shown.error is not None
+    assert shown.error.code == "signature_required"
 
 
 async def test_repairs_of_an_engine_are_bounded_by_the_minute(looks: Looks) -> None:
