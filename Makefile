@@ -46,6 +46,10 @@ test-fast: .venv/.installed  ## The tests that need no vLLM and are quick
 test-chaos-cache: .venv/.installed  ## kill -9 in the middle of downloads, uploads, verifications, evictions: 200 rounds
 	@LORADOCK_CHAOS_ROUNDS=200 $(RUN)pytest tests/artifacts/test_chaos.py $(ARGS)
 
+.PHONY: test-oracle
+test-oracle: .venv/.installed .venv-engine/.installed  ## Mixed traffic on a real vLLM for an hour while versions come and go: zero wrong answers
+	@LORADOCK_ORACLE_SECONDS=$${LORADOCK_ORACLE_SECONDS:-3600} $(RUN)pytest -s tests/oracle $(ARGS)
+
 .PHONY: lint
 lint: .venv/.installed  ## ruff (rules and format) and the rooms' import contracts
 	@.venv/bin/ruff check .

@@ -5,8 +5,10 @@ Run by path with the engine environment's Python:
     python -P reference.py < request.json > answers.json
 
 The request is `{"base": folder, "adapters": {name: folder}, "prompts": [text], "max_tokens": n, "chat": false}`; the answer
-`{name: [{"prompt", "token_ids", "text"}]}`, with the base model's under the empty name. With `chat` each prompt is put
-through the chat template as a user's message. The engine environment has no Loradock, so this file imports nothing of it.
+`{name: [{"prompt", "token_ids", "text", "margin"}]}`, with the base model's under the empty name. The margin is the least
+distance between the chosen token's logit and the next best: where it is wide, other arithmetic cannot choose another token.
+With `chat` each prompt is put through the chat template as a user's message. The engine environment has no Loradock, so this
+file imports nothing of it.
 """
 
 import json
@@ -48,10 +50,21 @@ def _answer(model, tokenizer, prompt: str, request: dict) -> dict:
     with torch.no_grad():
         mask = torch.ones_like(ids)
         out = model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=request["max_tokens"], do_sample=False
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=request["max_tokens"],
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
-    tokens = out[0, ids.shape[1] :].tolist()
-    return {"prompt": prompt, "token_ids": tokens, "text": tokenizer.decode(tokens, skip_special_tokens=True)}
+    tokens = out.sequences[0, ids.shape[1] :].tolist()
+    best = torch.stack(out.logits)[:, 0].topk(2).values
+    return {
+        "prompt": prompt,
+        "token_ids": tokens,
+        "text": tokenizer.decode(tokens, skip_special_tokens=True),
+        "margin": (best[:, 0] - best[:, 1]).min().item(),
+    }
 
 
 def main() -> None:

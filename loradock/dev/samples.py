@@ -52,11 +52,16 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceAnswer:
-    """What transformers and PEFT answer greedily; `token_ids` ends with the end token where the model stopped."""
+    """What transformers and PEFT answer greedily; `token_ids` ends with the end token where the model stopped.
+
+    Attributes:
+        margin: the least distance of a chosen token's logit to the next best.
+    """
 
     prompt: str
     token_ids: tuple[int, ...]
     text: str
+    margin: float
 
 
 def tiny_model_spec(environment: EngineEnvironment, folder: Path, *, cache: Path) -> ChildSpec:
@@ -134,4 +139,4 @@ def reference_answers_now(
 
 
 def _answer(content: dict[str, Any]) -> ReferenceAnswer:
-    return ReferenceAnswer(content["prompt"], tuple(content["token_ids"]), content["text"])
+    return ReferenceAnswer(content["prompt"], tuple(content["token_ids"]), content["text"], content["margin"])

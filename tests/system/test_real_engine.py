@@ -6,52 +6,18 @@ from typing import Any
 
 import pytest
 
-from loradock.core.settings import load_settings
 from loradock.dev.engine_environment import EngineEnvironment
-from loradock.dev.options import EngineKind
 from loradock.dev.samples import ReferenceAnswer, Samples, reference_answers_now
 from loradock.dev.simulated_model import Shape, write_adapter
 from tests.fixtures.infra import PROJECT
 from tests.system.checks import check_whole
-from tests.system.conftest import clean_environment, empty
-from tests.system.running import RunningStack, eventually, options, source
+from tests.system.conftest import empty
+from tests.system.running import RunningStack, eventually, source
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(400)]
 
 MAX_TOKENS = 12
 Answers = dict[str, list[ReferenceAnswer]]
-
-
-@pytest.fixture(scope="module")
-def vllm_stack(
-    tmp_path_factory: pytest.TempPathFactory, engine_environment: EngineEnvironment, tiny_model: Samples
-) -> Iterator[RunningStack]:
-    """A stack with one real engine that serves the tiny base."""
-    project = tmp_path_factory.mktemp("vllm-stack")
-    (project / ".loradock").mkdir()
-    (project / ".loradock" / "samples").symlink_to(tiny_model.folder)
-    with pytest.MonkeyPatch.context() as patch:
-        clean_environment(patch)
-        roots = (tmp_path_factory.getbasetemp(), tiny_model.folder)
-        stack = RunningStack(
-            options(
-                project,
-                engine_kind=EngineKind.VLLM,
-                engines=1,
-                engine_environment=engine_environment.folder,
-                settings=load_settings(_env_file=None, file_roots=roots),
-            )
-        )
-        try:
-            stack.start()
-        except BaseException:
-            stack.stop()
-            raise
-    pids = stack.pids()
-    yield stack
-    pids |= stack.pids()
-    stack.stop()
-    assert not [name for name, pid in pids.items() if Path(f"/proc/{pid}/cmdline").exists()]
 
 
 @pytest.fixture(scope="module")
