@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -166,10 +167,11 @@ class ClaimMachine(RuleBasedStateMachine):
         self.runner.close()
 
 
+@pytest.mark.timeout(300)
 def test_claims_follow_their_model(registry_url: str) -> None:
     run_state_machine_as_test(
         lambda: ClaimMachine(registry_url),
         settings=settings(
-            max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
