@@ -25,7 +25,7 @@ def describe() -> str:
 def proportional_memory(pid: int) -> float:
     """Megabytes of a process and all its descendants, shared pages counted in shares (PSS)."""
     total = _pss(pid)
-    for child in _children(pid):
+    for child in children(pid):
         total += proportional_memory(child)
     return total
 
@@ -38,7 +38,8 @@ def _pss(pid: int) -> float:
     return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) / 1000
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that live."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:

@@ -20,17 +20,23 @@ from loradock.core.errors import LoradockError
 from loradock.core.settings import Settings
 
 
-def open_sources(settings: Settings) -> SourceSet:
+def open_sources(settings: Settings, bandwidth: Bandwidth | None = None) -> SourceSet:
     """All sources that this service reads.
+
+    Args:
+        bandwidth: a limit on what is read from networks.
 
     Raises:
         LoradockError: `setting_invalid`.
     """
-    return build_sources(settings)
+    return build_sources(settings, bandwidth)
 
 
-def open_objects(settings: Settings) -> ObjectStore:
+def open_objects(settings: Settings, bandwidth: Bandwidth | None = None) -> ObjectStore:
     """The object store that `LORADOCK_OBJECT_STORE` names.
+
+    Args:
+        bandwidth: a limit on what is sent to it.
 
     Raises:
         LoradockError: `setting_invalid`.
@@ -53,31 +59,37 @@ def open_objects(settings: Settings) -> ObjectStore:
                 bucket,
                 prefix,
                 stall_seconds=settings.transfer_stall_seconds,
-                bandwidth=open_bandwidth(settings),
+                bandwidth=bandwidth,
             )
     except LoradockError as error:
         raise LoradockError("setting_invalid", f"LORADOCK_OBJECT_STORE: {error.message}") from None
     raise LoradockError("setting_invalid", "LORADOCK_OBJECT_STORE is neither s3:// nor file://")
 
 
-def open_store(settings: Settings) -> ArtifactStore:
+def open_store(settings: Settings, bandwidth: Bandwidth | None = None) -> ArtifactStore:
     """The artifact store of this service.
+
+    Args:
+        bandwidth: a limit on what is sent to it.
 
     Raises:
         LoradockError: `setting_invalid`.
     """
-    return ArtifactStore(open_objects(settings), str(settings.require("object_store")))
+    return ArtifactStore(open_objects(settings, bandwidth), str(settings.require("object_store")))
 
 
-def open_staging(settings: Settings) -> Staging:
+def open_staging(settings: Settings, bandwidth: Bandwidth | None = None) -> Staging:
     """The orchestrator's staging folder, fed by all sources.
+
+    Args:
+        bandwidth: a limit on what is read from networks.
 
     Raises:
         LoradockError: `setting_invalid`.
     """
     return Staging(
         settings.staging_dir,
-        open_sources(settings),
+        open_sources(settings, bandwidth),
         max_bytes=settings.source_max_bytes,
         max_seconds=settings.source_max_seconds,
     )
@@ -114,6 +126,6 @@ def cache_policy(settings: Settings) -> CachePolicy:
 
 
 def open_bandwidth(settings: Settings) -> Bandwidth | None:
-    """The limit on transfers, None without one."""
+    """The limit that all transfers of a process share, None without one."""
     rate = settings.transfer_bytes_per_second
     return None if rate is None else Bandwidth(rate)

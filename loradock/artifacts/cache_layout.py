@@ -2,7 +2,7 @@
 
 `<root>/<adapter>@<version>/` (`+` stands for the `/` of a name) holds for each artifact, named `sha256-<hex>`:
 the folder that engines read; beside it `.record.json` (the manifest, and how each file looked when it was last hashed;
-its own time is that of the last use), `.partial/` while it is downloaded, `.leases/`, and two lock files.
+its own time is that of the last use), `.partial/` and `.promise` while it is downloaded, `.leases/`, and two lock files.
 """
 
 import re
@@ -20,9 +20,12 @@ RECORD: Final = ".record.json"
 PARTIAL: Final = ".partial"
 LEASES: Final = ".leases"
 LOCK: Final = ".lock"
+PROMISE: Final = ".promise"
 LEASE_LOCK: Final = ".leases.lock"
 
-_PART = re.compile(r"(sha256-[0-9a-f]{64})(\.record\.json|\.partial|\.leases|\.lock|\.leases\.lock)?")
+_PART = re.compile(
+    r"(sha256-[0-9a-f]{64})(\.record\.json|\.partial|\.leases|\.lock|\.leases\.lock|\.promise)?"
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -50,6 +53,11 @@ class Places:
     def lock(self) -> Path:
         """Held while the folder is filled, repaired or removed."""
         return self._beside(LOCK)
+
+    @property
+    def promise(self) -> Path:
+        """How much a download that goes on was promised room for."""
+        return self._beside(PROMISE)
 
     @property
     def lease_lock(self) -> Path:
