@@ -9,11 +9,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from loradock.artifacts.cache_filling import CacheFiller
-from loradock.artifacts.cache_layout import Places, places_of
+from loradock.artifacts.cache_layout import Places, digest_lock, places_of
 from loradock.artifacts.cache_policy import CachePolicy, VerifyPolicy
 from loradock.artifacts.cache_room import Evicted
 from loradock.artifacts.cache_upkeep import CacheFigures, CacheUpkeep
-from loradock.artifacts.disk import disk_errors, file_lock
+from loradock.artifacts.disk import disk_errors, file_lock, passing_file_lock
 from loradock.artifacts.leases import Holder, read_leases, remove_lease, write_lease
 from loradock.artifacts.manifest import check_manifest
 from loradock.artifacts.protocol import NoProgress, Progress
@@ -94,8 +94,10 @@ class HostCache:
             if not doubt and (found := self._found(places)):
                 return found
             known = self._manifest(places, ref.digest, manifest)
-            fetched = self._filler.fill(places, known, told)
-            write_record(places.record, Record.of(known, places.folder))
+            # Another version of the same weights that is brought in just now is copied from, not fetched beside.
+            with passing_file_lock(digest_lock(self._root, ref.digest), progress=told):
+                fetched = self._filler.fill(places, known, told)
+                write_record(places.record, Record.of(known, places.folder))
         self._upkeep.note_use(places, hit=not fetched)
         outcome = CacheOutcome.DOWNLOADED if fetched else CacheOutcome.CACHED
         return CachedAdapter(places.folder, known, outcome, fetched)

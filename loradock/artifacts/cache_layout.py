@@ -2,7 +2,9 @@
 
 `<root>/<adapter>@<version>/` (`+` stands for the `/` of a name) holds for each artifact, named `sha256-<hex>`:
 the folder that engines read; beside it `.record.json` (the manifest, and how each file looked when it was last hashed;
-its own time is that of the last use), `.partial/` and `.promise` while it is downloaded, `.leases/`, and two lock files.
+its own time is that of the last use), `.partial/` and `.promise` while it is downloaded, `.leases/`, and two lock
+files. Directly in the root lie locks that are there while somebody holds them: one for each digest that is brought in,
+and one for who asks for room.
 """
 
 import re
@@ -21,6 +23,7 @@ PARTIAL: Final = ".partial"
 LEASES: Final = ".leases"
 LOCK: Final = ".lock"
 PROMISE: Final = ".promise"
+PASSING: Final = ".lock-"
 LEASE_LOCK: Final = ".leases.lock"
 
 _PART = re.compile(
@@ -96,6 +99,11 @@ def all_places(root: Path) -> Iterator[Places]:
         path.with_name(match[1]) for path in root.glob("*/sha256-*") if (match := _PART.fullmatch(path.name))
     }
     return map(Places, sorted(found))
+
+
+def digest_lock(root: Path, digest: str) -> Path:
+    """Held while a digest is brought in, for whichever version; taken after `Places.lock`."""
+    return root / f"{PASSING}{digest_folder(digest)}"
 
 
 def places_with(root: Path, digest: str) -> Iterator[Places]:

@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Final
 
 from loradock.artifacts.cache_entries import CacheEntry, all_entries, size_on_disk
-from loradock.artifacts.cache_layout import Places
+from loradock.artifacts.cache_layout import PASSING, Places
 from loradock.artifacts.cache_policy import CachePolicy
 from loradock.artifacts.counters import count_one
-from loradock.artifacts.disk import file_lock, remove_written, temporary_folder, try_file_lock
+from loradock.artifacts.disk import (
+    file_lock,
+    passing_file_lock,
+    remove_written,
+    temporary_folder,
+    try_file_lock,
+)
 from loradock.artifacts.leases import read_leases
 from loradock.artifacts.promises import promise
 from loradock.artifacts.protocol import Progress
 from loradock.core.errors import LoradockError
 
 EVICTED: Final = ".evicted"
-ROOM_LOCK: Final = ".room.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +65,9 @@ class CacheRoom:
         with ExitStack() as held:
             if need:
                 # One at a time: the next one sees what this one was promised.
-                with file_lock(self._root / ROOM_LOCK, progress=progress):
-                    try:
-                        self._make(need, keep)
-                        held.enter_context(promise(keep.promise, need + size_on_disk(keep.partial)))
-                    finally:
-                        (self._root / ROOM_LOCK).unlink(missing_ok=True)
+                with passing_file_lock(self._root / f"{PASSING}room", progress=progress):
+                    self._make(need, keep)
+                    held.enter_context(promise(keep.promise, need + size_on_disk(keep.partial)))
             yield
 
     def _make(self, need: int, keep: Places) -> None:

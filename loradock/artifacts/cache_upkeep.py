@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from loradock.artifacts.cache_entries import CacheEntry, all_entries, intact, newest_change
-from loradock.artifacts.cache_layout import PARTIAL, Places, all_places
+from loradock.artifacts.cache_layout import PARTIAL, PASSING, Places, all_places
 from loradock.artifacts.cache_policy import CachePolicy
 from loradock.artifacts.cache_room import EVICTED, CacheRoom, Evicted
 from loradock.artifacts.counters import count_of, count_one
@@ -17,6 +17,7 @@ from loradock.artifacts.disk import (
     disk_errors,
     file_lock,
     remove_written,
+    sweep_locks,
     sweep_temporary,
     try_file_lock,
     unwritten,
@@ -98,6 +99,7 @@ class CacheUpkeep:
     def sweep(self, older_than_seconds: float) -> list[Path]:
         """Remove half removed versions of dead processes, and downloads that nobody took up for so long."""
         swept = sweep_temporary(self._root)
+        sweep_locks(self._root.glob(f"{PASSING}*"))
         limit = time.time() - older_than_seconds
         for partial in sorted(self._root.glob(f"*/sha256-*{PARTIAL}")):
             places = Places(partial.with_name(partial.name.removesuffix(PARTIAL)))

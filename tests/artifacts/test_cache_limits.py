@@ -108,9 +108,11 @@ class Waiting(FolderStore):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.asked, self.may = threading.Event(), threading.Event()
+        self.opened = 0
 
     def open(self, key: str, *, start: int = 0, length: int | None = None) -> AbstractContextManager[Reader]:
         if key.endswith(WEIGHTS):
+            self.opened += 1
             self.asked.set()
             assert self.may.wait(30)
         return super().open(key, start=start, length=length)
@@ -142,6 +144,21 @@ def test_what_a_download_will_bring_is_counted(world: World, waiting: Waiting) -
     (entry,) = CacheUpkeep(world.root, CachePolicy()).entries()
     assert not entry.complete
     assert entry.bytes + entry.coming >= world.manifests[0].total_size
+
+
+def test_one_download_serves_two_versions_of_the_same_weights(world: World, tmp_path: Path) -> None:
+    objects = Waiting(tmp_path / "objects")
+    cache = HostCache(world.root, ArtifactStore(objects))
+    other = world.refs[0].model_copy(update={"adapter": "other"})
+    with ThreadPoolExecutor(2) as pool:
+        downloads = [pool.submit(cache.ensure, ref) for ref in (world.refs[0], other)]
+        assert objects.asked.wait(30)
+        objects.may.set()
+        paths = {download.result().path for download in downloads}
+    assert len(paths) == 2
+    assert all(manifest_of(path) == world.manifests[0] for path in paths)
+    assert objects.opened == 1
+    assert [path.name for path in world.root.iterdir() if path.name.startswith(".lock")] == []
 
 
 def test_a_promise_ends_with_its_holder(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def check(place: Place) -> None:
     assert manifest_of(path).files == manifest.files
     beside = {one.name.removeprefix(path.name) for one in path.parent.iterdir()}
     assert beside <= {"", ".record.json", ".lock", ".leases", ".leases.lock"}
-    assert {one.name for one in place.root.iterdir()} <= {path.parent.name, ".hits", ".evicted", ".room.lock"}
+    assert {one.name for one in place.root.iterdir()} <= {path.parent.name, ".hits", ".evicted"}
     (entry,) = CacheUpkeep(place.root, CachePolicy()).entries()
     assert CacheUpkeep(place.root, CachePolicy()).verify(entry) == []
     if place.endpoint is None:

@@ -23,6 +23,7 @@ from loradock.core.errors import LoradockError
 from tests.artifacts.helpers import Cancelled, Counting, read_all, refused
 
 MIB = 1024 * 1024
+PIECE = MIB // 4
 
 
 class Server:
@@ -50,7 +51,7 @@ class Server:
 
             def readinto(self, buffer: memoryview, /) -> int:
                 server.fault(self.at)
-                piece = server.data[self.at : min(end, self.at + len(buffer))]
+                piece = server.data[self.at : min(end, self.at + len(buffer), self.at + PIECE)]
                 buffer[: len(piece)] = piece
                 self.at += len(piece)
                 return len(piece)
@@ -202,10 +203,11 @@ def opener_of(store: S3Store) -> Callable[[int, int | None], AbstractContextMana
 
 
 def test_a_stalled_body_is_noticed(stalling: StallingS3, tmp_path: Path) -> None:
-    begin = time.monotonic()
     options = TransferOptions(attempts=1)
+    opener = opener_of(stalling.store(0.5))  # making a client takes long
+    begin = time.monotonic()
     with refused("store_unavailable"):
-        fetch(opener_of(stalling.store(0.5)), tmp_path / "to", NoProgress(), size=3 * MIB, options=options)
+        fetch(opener, tmp_path / "to", NoProgress(), size=3 * MIB, options=options)
     assert 0.4 < time.monotonic() - begin < 5
 
 
