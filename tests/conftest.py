@@ -30,4 +30,3 @@ def _group(item: pytest.Item) -> str:
         return "engine"
     path = item.path.relative_to(_TESTS)
     return "system" if path.parts[0] == "system" else str(path)
-

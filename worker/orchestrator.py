@@ -17,7 +17,7 @@ from activities.operations import OperationActivities
 from activities.progress import TransferSlots
 from activities.reconcile import ReconcileActivities
 from activities.versions import VersionActivities
-from loradock.artifacts.build import open_objects, open_staging, open_store
+from loradock.artifacts.build import open_bandwidth, open_objects, open_staging, open_store
 from loradock.artifacts.signatures.policy import open_signature_checks
 from loradock.artifacts.staging import Staging
 from loradock.core.ids import LIFECYCLE_QUEUE, TRANSFER_QUEUE
@@ -153,8 +153,9 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
             await ensure_schedule(client, settings)
         if settings.reconcile_scan_seconds:
             await reconciler.ensure_scan(client, settings)
-        objects = open_objects(settings)
-        staging = open_staging(settings, objects)
+        bandwidth = open_bandwidth(settings)
+        objects = open_objects(settings, bandwidth)
+        staging = open_staging(settings, objects, bandwidth)
         store = open_store(settings, objects)
         progress = OwnProgress(database)
         artifacts = ArtifactActivities(staging, store, TransferSlots(TRANSFERS_AT_ONCE), progress, signatures)

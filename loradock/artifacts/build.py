@@ -30,17 +30,23 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 
-def open_sources(settings: Settings) -> SourceSet:
+def open_sources(settings: Settings, bandwidth: Bandwidth | None = None) -> SourceSet:
     """All sources that this service reads.
+
+    Args:
+        bandwidth: a limit on what is read from networks.
 
     Raises:
         LoradockError: `setting_invalid`.
     """
-    return build_sources(settings)
+    return build_sources(settings, bandwidth)
 
 
-def open_objects(settings: Settings) -> ObjectStore:
+def open_objects(settings: Settings, bandwidth: Bandwidth | None = None) -> ObjectStore:
     """The object store that `LORADOCK_OBJECT_STORE` names.
+
+    Args:
+        bandwidth: a limit on what is sent to it.
 
     Raises:
         LoradockError: `setting_invalid`.
@@ -53,7 +59,7 @@ def open_objects(settings: Settings) -> ObjectStore:
         place.bucket,
         place.prefix,
         stall_seconds=settings.transfer_stall_seconds,
-        bandwidth=open_bandwidth(settings),
+        bandwidth=bandwidth,
     )
 
 
@@ -90,16 +96,19 @@ def open_uploads(settings: Settings) -> UploadPlace | None:
     )
 
 
-def open_staging(settings: Settings, uploaded: ObjectStore | None = None) -> Staging:
+def open_staging(
+    settings: Settings, uploaded: ObjectStore | None = None, bandwidth: Bandwidth | None = None
+) -> Staging:
     """The orchestrator's staging folder, fed by all sources.
 
     Args:
         uploaded: the object store that uploads go to; without it there are none.
+        bandwidth: a limit on what is read from networks.
 
     Raises:
         LoradockError: `setting_invalid`.
     """
-    sources = open_sources(settings)
+    sources = open_sources(settings, bandwidth)
     if uploaded is not None:
         patience = Patience(stall_seconds=settings.source_stall_seconds)
         sources.add(UPLOAD_SCHEME, UploadSource(uploaded, patience))
@@ -164,6 +173,6 @@ def cache_policy(settings: Settings) -> CachePolicy:
 
 
 def open_bandwidth(settings: Settings) -> Bandwidth | None:
-    """The limit on transfers, None without one."""
+    """The limit that all transfers of a process share, None without one."""
     rate = settings.transfer_bytes_per_second
     return None if rate is None else Bandwidth(rate)

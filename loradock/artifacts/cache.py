@@ -3,28 +3,24 @@
 Where the parts lie says `cache_layout`; what it may hold, `cache_policy`; what goes when it is full, `cache_upkeep`.
 """
 
-import os
 import random
-import shutil
-import stat
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from loradock.artifacts.cache_layout import Places, places_of, places_with
+from loradock.artifacts.cache_filling import CacheFiller
+from loradock.artifacts.cache_layout import Places, digest_lock, places_of
 from loradock.artifacts.cache_policy import CachePolicy, VerifyPolicy
-from loradock.artifacts.cache_upkeep import CacheFigures, CacheUpkeep, Evicted, intact
-from loradock.artifacts.disk import disk_errors, file_lock
+from loradock.artifacts.cache_room import Evicted
+from loradock.artifacts.cache_upkeep import CacheFigures, CacheUpkeep
+from loradock.artifacts.disk import disk_errors, file_lock, passing_file_lock
 from loradock.artifacts.leases import Holder, read_leases, remove_lease, write_lease
 from loradock.artifacts.manifest import check_manifest
-from loradock.artifacts.protocol import NoProgress, Progress, Reader, expect_total
+from loradock.artifacts.protocol import NoProgress, Progress, expect_total
 from loradock.artifacts.record import Record, read_record, unchanged, write_record
 from loradock.artifacts.store import ArtifactStore
-from loradock.artifacts.transfer import Copied, fetch
 from loradock.core.errors import LoradockError
-from loradock.core.models import Manifest, ManifestFile, VersionRef
+from loradock.core.models import Manifest, VersionRef
 
 
 class CacheOutcome(StrEnum):
@@ -63,6 +59,7 @@ class HostCache:
         self._store = store
         self._policy = policy or CachePolicy()
         self._upkeep = CacheUpkeep(self._root, self._policy)
+        self._filler = CacheFiller(self._root, store, self._policy)
 
     def path(self, ref: VersionRef) -> Path:
         """Where the version lies or would lie.
@@ -98,8 +95,10 @@ class HostCache:
                 return found
             known = self._manifest(places, ref.digest, manifest)
             expect_total(told, known.total_size)
-            fetched = self._fill(places, known, told)
-            write_record(places.record, Record.of(known, places.folder))
+            # Another version of the same weights that is brought in just now is copied from, not fetched beside.
+            with passing_file_lock(digest_lock(self._root, ref.digest), progress=told):
+                fetched = self._filler.fill(places, known, told)
+                write_record(places.record, Record.of(known, places.folder))
         self._upkeep.note_use(places, hit=not fetched)
         outcome = CacheOutcome.DOWNLOADED if fetched else CacheOutcome.CACHED
         return CachedAdapter(places.folder, known, outcome, fetched)
@@ -205,139 +204,5 @@ class HostCache:
         record = read_record(places.record, digest)
         return record.manifest if record else self._store.manifest(digest)
 
-    def _fill(self, places: Places, manifest: Manifest, progress: Progress) -> int:
-        """Bring the folder to what the manifest says; returns the bytes fetched."""
-        if places.folder.is_dir():
-            _remove_strangers(places.folder, manifest)
-            damaged = [
-                file for file in manifest.files if not intact(places.folder / file.path, file, progress)
-            ]
-            self._make_room(places, damaged)
-            fetched = sum(self._repair(places, manifest.digest, file, progress) for file in damaged)
-            shutil.rmtree(places.partial, ignore_errors=True)
-            return fetched
-        places.partial.mkdir(parents=True, exist_ok=True)
-        _remove_strangers(places.partial, manifest)
-        self._make_room(places, manifest.files)
-        fetched = sum(self._fetch(places, manifest.digest, file, progress) for file in manifest.files)
-        places.partial.rename(places.folder)
-        return fetched
-
-    def _make_room(self, places: Places, files: "tuple[ManifestFile, ...] | list[ManifestFile]") -> None:
-        need = 0
-        for file in files:
-            have = 0
-            with suppress(OSError):
-                have = (places.partial / file.path).lstat().st_blocks * 512
-            need += max(0, file.size - have)
-        if need:
-            self._upkeep.make_room(need, places)
-
-    def _repair(self, places: Places, digest: str, file: ManifestFile, progress: Progress) -> int:
-        """Replace one file in a folder that may be in use: an engine has the old one open or the new one, whole."""
-        fetched = self._fetch(places, digest, file, progress)
-        target = places.folder / file.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (places.partial / file.path).replace(target)
-        return fetched
-
-    def _fetch(self, places: Places, digest: str, file: ManifestFile, progress: Progress) -> int:
-        """Have one file in the partial folder; returns the bytes fetched: 0 when an earlier try had them all."""
-        path = places.partial / file.path
-        wanted = Copied(file.size, file.sha256)
-        left = _left(path)
-        if left == file.size and intact(path, file, progress):
-            return 0
-        if left is None and (self._link(digest, file, path, progress) or self._copy(places, file, progress)):
-            return file.size
-        copied = self._transfer(digest, file, path, progress)
-        if copied != wanted and left:  # what an earlier try left was no good
-            path.unlink(missing_ok=True)
-            copied = self._transfer(digest, file, path, progress)
-        if copied != wanted:
-            path.unlink(missing_ok=True)
-            raise LoradockError(
-                "artifact_corrupt",
-                f"{file.path} of {digest} does not have the bytes that its manifest names",
-                path=file.path,
-                digest=digest,
-            )
-        return file.size
-
-    def _transfer(self, digest: str, file: ManifestFile, path: Path, progress: Progress) -> Copied:
-        def opener(start: int, length: int | None) -> AbstractContextManager[Reader]:
-            return self._store.fetch_file(digest, file.path, start=start, length=length)
-
-        return fetch(opener, path, progress, size=file.size, options=self._policy.transfer)
-
-    def _copy(self, places: Places, file: ManifestFile, progress: Progress) -> bool:
-        """Take the file from another version of the same digest on this host, if one has it."""
-        for other in places_with(self._root, places.digest):
-            source = other.folder / file.path
-            if other == places or read_record(other.record, places.digest) is None:
-                continue
-            with suppress(OSError, LoradockError):
-                copied = fetch(
-                    lambda start, _, source=source: _opened(source, start),  # type: ignore[misc]
-                    places.partial / file.path,
-                    progress,
-                    size=file.size,
-                    options=self._policy.transfer,
-                )
-                if copied == Copied(file.size, file.sha256):
-                    return True
-            (places.partial / file.path).unlink(missing_ok=True)
-        return False
-
-    def _link(self, digest: str, file: ManifestFile, path: Path, progress: Progress) -> bool:
-        """Share the store's own file, where nobody ever changes it and it lies on the same file system."""
-        source = self._store.local_file(digest, file.path) if self._policy.link_roots else None
-        if source is None:
-            return False
-        source = source.resolve()
-        if not any(source.is_relative_to(root.resolve()) for root in self._policy.link_roots):
-            return False
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.link(source, path, follow_symlinks=False)
-        except OSError:  # another file system, or one without links
-            return False
-        if intact(path, file, progress):
-            return True
-        path.unlink()
-        return False
-
     def _places(self, ref: VersionRef) -> Places:
         return places_of(self._root, ref)
-
-
-@contextmanager
-def _opened(path: Path, start: int) -> Iterator[Reader]:
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        yield file
-
-
-def _left(path: Path) -> int | None:
-    """The size of what an earlier try left, None when there is nothing to go on from."""
-    try:
-        status = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
-        return status.st_size
-    path.unlink()
-    return None
-
-
-def _remove_strangers(folder: Path, manifest: Manifest) -> None:
-    """Remove what does not belong to the artifact: an engine might read it."""
-    files = {file.path for file in manifest.files}
-    folders = {"/".join(path.split("/")[:end]) for path in files for end in range(1, path.count("/") + 1)}
-    for path in sorted(folder.rglob("*"), reverse=True):
-        name = path.relative_to(folder).as_posix()
-        if path.is_dir() and not path.is_symlink():
-            if name not in folders:
-                path.rmdir()
-        elif name not in files:
-            path.unlink()

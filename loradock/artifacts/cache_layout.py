@@ -2,7 +2,9 @@
 
 `<root>/<adapter>@<version>/` (`+` stands for the `/` of a name) holds for each artifact, named `sha256-<hex>`:
 the folder that engines read; beside it `.record.json` (the manifest, and how each file looked when it was last hashed;
-its own time is that of the last use), `.partial/` while it is downloaded, `.leases/`, and two lock files.
+its own time is that of the last use), `.partial/` and `.promise` while it is downloaded, `.leases/`, and two lock
+files. Directly in the root lie locks that are there while somebody holds them: one for each digest that is brought in,
+and one for who asks for room.
 """
 
 import re
@@ -20,9 +22,13 @@ RECORD: Final = ".record.json"
 PARTIAL: Final = ".partial"
 LEASES: Final = ".leases"
 LOCK: Final = ".lock"
+PROMISE: Final = ".promise"
+PASSING: Final = ".lock-"
 LEASE_LOCK: Final = ".leases.lock"
 
-_PART = re.compile(r"(sha256-[0-9a-f]{64})(\.record\.json|\.partial|\.leases|\.lock|\.leases\.lock)?")
+_PART = re.compile(
+    r"(sha256-[0-9a-f]{64})(\.record\.json|\.partial|\.leases|\.lock|\.leases\.lock|\.promise)?"
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -50,6 +56,11 @@ class Places:
     def lock(self) -> Path:
         """Held while the folder is filled, repaired or removed."""
         return self._beside(LOCK)
+
+    @property
+    def promise(self) -> Path:
+        """How much a download that goes on was promised room for."""
+        return self._beside(PROMISE)
 
     @property
     def lease_lock(self) -> Path:
@@ -88,6 +99,11 @@ def all_places(root: Path) -> Iterator[Places]:
         path.with_name(match[1]) for path in root.glob("*/sha256-*") if (match := _PART.fullmatch(path.name))
     }
     return map(Places, sorted(found))
+
+
+def digest_lock(root: Path, digest: str) -> Path:
+    """Held while a digest is brought in, for whichever version; taken after `Places.lock`."""
+    return root / f"{PASSING}{digest_folder(digest)}"
 
 
 def places_with(root: Path, digest: str) -> Iterator[Places]:

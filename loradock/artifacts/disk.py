@@ -7,7 +7,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -120,6 +120,24 @@ def file_lock(path: Path, *, shared: bool = False, progress: Progress | None = N
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def passing_file_lock(path: Path, *, progress: Progress | None = None) -> Iterator[None]:
+    """As `file_lock`, and its file is there only as long as somebody holds it; a killed holder's stays until the next."""
+    with file_lock(path, progress=progress):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def sweep_locks(paths: Iterable[Path]) -> None:
+    """Remove the files of `passing_file_lock` that killed holders left."""
+    for path in paths:
+        with suppress(OSError), try_file_lock(path) as held:
+            if held:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -5,11 +5,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from loradock.artifacts.disk import disk_errors
+from loradock.artifacts.hashing import hash_stream
 from loradock.artifacts.inspection import examine
 from loradock.artifacts.manifest import build_manifest, select_files
 from loradock.artifacts.protocol import NoProgress, Progress, Source, SourceFile, expect_total
 from loradock.artifacts.signatures.protocol import SignatureCheck, fetch_signature
-from loradock.artifacts.transfer import download, hash_stream
+from loradock.artifacts.transfer import download
 from loradock.core.base_config import BaseConfig
 from loradock.core.errors import LoradockError
 from loradock.core.inspection import InspectionReport, Verdict

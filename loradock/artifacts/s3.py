@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -25,6 +26,8 @@ DEFAULT_REGION: Final = "us-east-1"
 TRUE_WORDS: Final = frozenset({"1", "true", "yes", "on"})
 CLIENT_ATTEMPTS: Final = 3
 CONNECT_SECONDS: Final = 5
+CONNECTIONS: Final = 64
+"""That are kept open: a few transfers at once, each of several files in several ranges."""
 STALL_SECONDS: Final = 20
 """A body that brings nothing for so long has broken off."""
 
@@ -76,11 +79,13 @@ def s3_client(
         connect_timeout=CONNECT_SECONDS,
         read_timeout=stall_seconds,
         retries={"mode": "standard", "total_max_attempts": CLIENT_ATTEMPTS},
-        s3={"addressing_style": "path" if path_style else "auto"},
-        # What we read has a hash of ours to meet; what we write is checksummed explicitly.
+        # What we read has a hash of ours to meet; what we write is checksummed explicitly, by a header that is signed:
+        # a hash of every body beside that would be one pass more.
+        s3={"addressing_style": "path" if path_style else "auto", "payload_signing_enabled": False},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         tcp_keepalive=True,
+        max_pool_connections=CONNECTIONS,
     )
     given = keys or S3Keys()
     try:
@@ -157,7 +162,7 @@ def s3_errors(what: str, *, denied: str, missing: str, changed: str, unavailable
         raise LoradockError(code, f"{what}: {name or 'error'} (HTTP {status})") from None
     except _CREDENTIALS_MISSING:
         raise LoradockError(denied, f"{what}: the service has no S3 credentials") from None
-    except (BotoCoreError, Boto3Error, HTTPError, OSError) as error:
+    except (BotoCoreError, Boto3Error, HTTPError, HTTPException, OSError) as error:
         raise LoradockError(unavailable, f"{what}: {type(error).__name__}") from None
 
 
@@ -170,17 +175,30 @@ class BodyReader:
 
     def __init__(self, body: StreamingBody, size: int, what: str, errors: Mapping[str, str]) -> None:
         self._body = body
+        self._stream: Any = _plain_response(body) or body
         self._left = size
         self._what = what
         self._errors = errors
 
     def readinto(self, buffer: memoryview, /) -> int:
         """As `Reader.readinto`."""
-        # botocore's own readinto wants a bytearray by its stubs; at run time any buffer will do.
-        stream: Any = self._body
         with s3_errors(self._what, **self._errors):
-            count = int(stream.readinto(buffer))
+            count = int(self._stream.readinto(buffer))
         self._left -= count
         if self._left < 0 or (count == 0 and self._left):
             raise LoradockError(self._errors["unavailable"], f"{self._what}: the body has another length")
+        if self._left == 0 and self._stream is not self._body:
+            self._body._raw_stream.release_conn()  # type: ignore[attr-defined]
         return count
+
+
+def _plain_response(body: StreamingBody) -> HTTPResponse | None:
+    """The standard library's response below botocore's and urllib3's, which make a new object of every read and copy it.
+
+    None where there is no such thing or the bytes need decoding: then the layers above are read.
+    """
+    raw = getattr(body, "_raw_stream", None)
+    response = getattr(raw, "_fp", None)
+    if not isinstance(response, HTTPResponse) or response.chunked or response.headers.get("Content-Encoding"):
+        return None
+    return response

@@ -1,5 +1,6 @@
 """The orchestrator's copies of sources, on their way to the object store; found again by digest."""
 
+import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,8 @@ from loradock.artifacts.disk import (
     try_file_lock,
     write_durably,
 )
-from loradock.artifacts.inspection import inspect_folder, inspect_weights, read_config
+from loradock.artifacts.hashing import hash_file
+from loradock.artifacts.inspection import examine, inspect_folder, inspect_weights, read_config
 from loradock.artifacts.manifest import (
     CONFIG_FILE,
     Selection,
@@ -40,8 +42,8 @@ from loradock.artifacts.protocol import (
 )
 from loradock.artifacts.signatures.protocol import SignatureCheck, fetch_signature
 from loradock.artifacts.together import run_together
-from loradock.artifacts.transfer import download, hash_file
-from loradock.core.errors import LoradockError
+from loradock.artifacts.transfer import download
+from loradock.core.errors import Fault, LoradockError
 from loradock.core.inspection import InspectionReport
 from loradock.core.models import AdapterTraits, Manifest, ManifestFile
 from loradock.core.signatures import SignatureVerdict
@@ -50,6 +52,8 @@ _MANIFEST: Final = ".manifest.json"
 _LOCK: Final = ".lock"
 _AT_ONCE: Final = 4
 """Files of one source that are fetched beside each other."""
+_MAX_REPORT: Final = 64 * 1024
+"""Characters: a refusal travels through a workflow's history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,8 @@ class Staging:
                 if isinstance(self._source, KeepsCopies):
                     self._source.forget(uri)
             verdict = None if check is None else check(found, manifest)
-            inspected = inspect_weights(temporary, told)
+            with _reported(temporary, told):
+                inspected = inspect_weights(temporary, told)
             path = self._keep(temporary, manifest, told)
             return Staged(path, manifest, inspected.traits, inspected.report, verdict)
 
@@ -172,7 +177,8 @@ class Staging:
     def _fetch_all(self, uri: str, selection: Selection, folder: Path, progress: Progress) -> Manifest:
         config, *others = selection.taken
         files = [self._fetch(uri, config, folder, progress)]
-        read_config(folder / CONFIG_FILE)
+        with _reported(folder, progress):
+            read_config(folder / CONFIG_FILE)
         # The largest first: the rest comes beside it.
         others.sort(key=lambda file: -file.size)
         works = [lambda told, file=file: self._fetch(uri, file, folder, told) for file in others]
@@ -214,6 +220,19 @@ class Staging:
 
     def _folder(self, digest: str) -> Path:
         return self._root / digest_folder(digest)
+
+
+@contextmanager
+def _reported(folder: Path, progress: Progress) -> Iterator[None]:
+    """A refusal carries the report of what was found, for the operation's row and for people."""
+    try:
+        yield
+    except LoradockError as error:
+        if error.spec.fault is Fault.CALLER:
+            report = examine(folder, progress).model_dump_json(exclude={"failure"})
+            if len(report) <= _MAX_REPORT:
+                error.details["inspection"] = json.loads(report)
+        raise
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
+from loradock.artifacts.hashing import hash_stream
 from loradock.artifacts.manifest import (
     MANIFEST_FILE,
     MAX_MANIFEST_BYTES,
@@ -20,7 +21,6 @@ from loradock.artifacts.manifest import (
 )
 from loradock.artifacts.paths import digest_folder
 from loradock.artifacts.protocol import NoProgress, ObjectStore, Progress, Reader, expect_total
-from loradock.artifacts.transfer import hash_stream
 from loradock.artifacts.uploads.area import UploadArea
 from loradock.core.errors import LoradockError
 from loradock.core.models import Manifest, ManifestFile

@@ -1,14 +1,14 @@
-"""Every byte that comes in goes through here: threads fetch and write, the caller's thread hashes what lies on disk.
+"""Every byte that comes in goes through here: threads fetch and write, the caller's thread hashes what is written.
 
-The hash is taken from the file, behind its writers and in order, so it tells of what will be read later. The caller's
-thread waits for nothing but the writers, in slices: a cancel is heard within a fraction of a second even when a stream
-stalls, and then the streams are broken off.
+The hash is taken behind the writers and in order. A chunk that is next in line is hashed from the memory that it came
+in; what came out of order, or while the hash was behind, and what an earlier try left, is read back from the file. The
+caller's thread waits for nothing but the writers, in slices: a cancel is heard within a fraction of a second even when
+a stream stalls, and then the streams are broken off.
 """
 
 import hashlib
 import os
 import random
-import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,24 +19,17 @@ from typing import Final
 
 from loradock.artifacts.bandwidth import Bandwidth
 from loradock.artifacts.disk import create_file, disk_errors
+from loradock.artifacts.hashing import CHUNK, Copied
 from loradock.artifacts.protocol import Progress, Reader
+from loradock.artifacts.ranges import Range, ranges_between, reopen
 from loradock.core.errors import LoradockError
 
-CHUNK: Final = 256 * 1024
-"""Bytes per read: they stay in the processor's cache between read and write."""
+HANDED: Final = 3
+"""Chunks that wait to be hashed from memory; those behind them are read back from the file."""
 TICK_SECONDS: Final = 0.2
-RESUME_ALIGNMENT: Final = 1024 * 1024
 RETRY_BASE_SECONDS: Final = 0.2
 RETRY_MOST_SECONDS: Final = 5.0
 _WRITING: Final = "writing an adapter's file"
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """What really went through."""
-
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +44,8 @@ class TransferOptions:
         durable: written through to the disk at the end; else only a power cut can lose the file.
     """
 
-    parts: int = 1
-    part_bytes: int = 8 * 1024 * 1024
+    parts: int = 4
+    part_bytes: int = 16 * 1024 * 1024
     attempts: int = 5
     bandwidth: Bandwidth | None = None
     durable: bool = True
@@ -60,34 +53,6 @@ class TransferOptions:
 
 RangeOpener = Callable[[int, int | None], AbstractContextManager[Reader]]
 """Opens a file from an offset on, for so many bytes; None is to its end."""
-
-
-def hash_stream(reader: Reader, progress: Progress, *, limit: int) -> Copied:
-    """Read to the end and hash.
-
-    Args:
-        limit: stop after the chunk that exceeds so many bytes; the caller sees the size and refuses.
-
-    Raises:
-        LoradockError: what the reader raises.
-    """
-    digest, size = hashlib.sha256(), 0
-    buffer = memoryview(bytearray(CHUNK))
-    while size <= limit and (count := reader.readinto(buffer)):
-        digest.update(buffer[:count])
-        size += count
-        progress.advance(count)
-    return Copied(size, digest.hexdigest())
-
-
-def hash_file(path: Path, progress: Progress, *, limit: int) -> Copied:
-    """Hash a local file of our own.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb", buffering=0) as file:
-        return hash_stream(file, progress, limit=limit)
 
 
 def download(reader: Reader, path: Path, progress: Progress, *, limit: int) -> Copied:
@@ -119,49 +84,8 @@ def fetch(
         LoradockError: `disk_full`, `disk_error`, or what opener and readers raise.
     """
     with disk_errors(_WRITING):
-        descriptor, start = _reopen(path, size)
+        descriptor, start = reopen(path, size)
     return _Transfer(descriptor, opener, progress, options).run(size, start)
-
-
-def _reopen(path: Path, size: int) -> tuple[int, int]:
-    """The file, open to be filled, and how much of its beginning was written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or not 0 < status.st_size <= size:
-        os.close(descriptor)
-        path.unlink()
-        return create_file(path), 0
-    try:
-        # Ranges are written side by side: up to the first hole all was. Its block may be half full.
-        written = os.lseek(descriptor, 0, os.SEEK_HOLE)
-    except OSError:
-        written = 0
-    start = written if written == size else max(0, written - 1) // RESUME_ALIGNMENT * RESUME_ALIGNMENT
-    os.ftruncate(descriptor, start)
-    return descriptor, start
-
-
-@dataclass(slots=True)
-class _Range:
-    """A part of a file: bytes before `at` are written.
-
-    Attributes:
-        last: reads to the end of the stream, which may lie elsewhere than announced.
-    """
-
-    at: int
-    end: int
-    last: bool = False
-
-
-def _ranges(start: int, size: int, options: TransferOptions) -> list[_Range]:
-    if start == size > 0:
-        return []
-    if options.parts == 1 or size - start <= options.part_bytes:
-        return [_Range(start, size, last=True)]
-    begins = range(start, size, options.part_bytes)
-    return [_Range(begin, min(begin + options.part_bytes, size)) for begin in begins]
 
 
 class _Transfer:
@@ -176,15 +100,20 @@ class _Transfer:
         self._options = options
         self._changed = threading.Condition()
         self._stopped = threading.Event()
-        self._unfinished: list[_Range] = []
-        self._waiting: deque[_Range] = deque()
+        self._unfinished: list[Range] = []
+        self._waiting: deque[Range] = deque()
         self._end = 0
         self._readers: list[Reader] = []
+        self._handed: deque[tuple[int, memoryview, int]] = deque()
+        self._in_hash: memoryview | None = None
+        self._spare: list[memoryview] = []
         self._error: BaseException | None = None
 
     def run(self, size: int, start: int = 0) -> Copied:
         """Fetch from `start` on and hash all of it."""
-        self._unfinished = _ranges(start, size, self._options)
+        self._unfinished = ranges_between(
+            start, size, parts=self._options.parts, part_bytes=self._options.part_bytes
+        )
         self._waiting.extend(self._unfinished)
         self._end = size
         threads = [
@@ -215,14 +144,32 @@ class _Transfer:
             if ready == hashed:
                 self._progress.advance(0)
             while hashed < ready:
-                with disk_errors("reading an adapter's file"):
-                    count = os.preadv(self._descriptor, [buffer[: ready - hashed]], hashed)
-                if count == 0:
-                    raise LoradockError("disk_error", "an adapter's file was cut while it was written")
-                digest.update(buffer[:count])
-                hashed += count
-                self._progress.advance(count)
+                handed = self._handed_at(hashed)
+                data = self._read_back(buffer, hashed, ready) if handed is None else handed
+                digest.update(data)
+                hashed += len(data)
+                self._progress.advance(len(data))
         return Copied(hashed, digest.hexdigest())
+
+    def _handed_at(self, offset: int) -> memoryview | None:
+        """The chunk of this offset if it is still in memory. The one before is not used any more."""
+        with self._changed:
+            if self._in_hash is not None:
+                self._spare.append(self._in_hash)
+                self._in_hash = None
+            if not self._handed or self._handed[0][0] != offset:
+                return None
+            _, self._in_hash, count = self._handed.popleft()
+            return self._in_hash[:count]
+
+    def _read_back(self, buffer: memoryview, hashed: int, ready: int) -> memoryview:
+        with self._changed:
+            end = min(ready, self._handed[0][0]) if self._handed else ready
+        with disk_errors("reading an adapter's file"):
+            count = os.preadv(self._descriptor, [buffer[: end - hashed]], hashed)
+        if count == 0:
+            raise LoradockError("disk_error", "an adapter's file was cut while it was written")
+        return buffer[:count]
 
     def _ready(self, hashed: int) -> int | None:
         """Up to where the file is written without a gap, None when all of that is hashed and nothing more comes."""
@@ -259,12 +206,12 @@ class _Transfer:
                     self._error = self._error or error
                 self._changed.notify_all()
 
-    def _take(self) -> _Range | None:
+    def _take(self) -> Range | None:
         with self._changed:
             idle = self._stopped.is_set() or self._error is not None or not self._waiting
             return None if idle else self._waiting.popleft()
 
-    def _finish(self, part: _Range) -> None:
+    def _finish(self, part: Range) -> None:
         if self._stopped.is_set():
             return
         if not part.last and part.at < part.end:
@@ -275,7 +222,7 @@ class _Transfer:
                 self._end = part.at
             self._changed.notify_all()
 
-    def _fetch(self, part: _Range) -> None:
+    def _fetch(self, part: Range) -> None:
         failures = 0
         while not self._stopped.is_set():
             before = part.at
@@ -306,8 +253,8 @@ class _Transfer:
             with self._changed:
                 self._readers.remove(reader)
 
-    def _copy(self, reader: Reader, part: _Range) -> None:
-        buffer = memoryview(bytearray(CHUNK))
+    def _copy(self, reader: Reader, part: Range) -> None:
+        buffer = self._buffer()
         bandwidth = self._options.bandwidth
         while not self._stopped.is_set() and (part.last or part.at < part.end):
             room = buffer if part.last else buffer[: part.end - part.at]
@@ -315,13 +262,26 @@ class _Transfer:
             if count == 0 or self._stopped.is_set():
                 return
             self._write(room[:count], part.at)
-            with self._changed:
-                part.at += count
-                self._changed.notify_all()
+            if self._hand_over(part, buffer, count):
+                buffer = self._buffer()
             if part.at > part.end:  # more than there should be: the caller sees the size and refuses
                 return
             if bandwidth is not None:
                 bandwidth.pass_through(count, self._stopped)
+
+    def _buffer(self) -> memoryview:
+        with self._changed:
+            return self._spare.pop() if self._spare else memoryview(bytearray(CHUNK))
+
+    def _hand_over(self, part: Range, buffer: memoryview, count: int) -> bool:
+        """Count a written chunk; returns whether the hash takes it from the buffer."""
+        with self._changed:
+            next_in_line = part is self._unfinished[0] and len(self._handed) < HANDED
+            if next_in_line:
+                self._handed.append((part.at, buffer, count))
+            part.at += count
+            self._changed.notify()
+        return next_in_line
 
     def _write(self, data: memoryview, at: int) -> None:
         with disk_errors(_WRITING):

@@ -15,7 +15,8 @@ from loradock.cli.render import Column, print_facts, print_table, stdout_console
 from loradock.cli.session import AsJson
 
 if TYPE_CHECKING:
-    from loradock.artifacts.cache_upkeep import CacheEntry, CacheUpkeep
+    from loradock.artifacts.cache_entries import CacheEntry
+    from loradock.artifacts.cache_upkeep import CacheUpkeep
 
 app = typer.Typer(
     help="This host's cache of adapters (LORADOCK_CACHE_DIR); needs no server.",

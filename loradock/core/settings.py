@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     cache_sample_share: float = Field(default=0.05, ge=0, le=1)
     cache_link_roots: Annotated[tuple[Path, ...], NoDecode] = ()
 
-    transfer_parts: int = Field(default=1, ge=1, le=16)
+    transfer_parts: int = Field(default=4, ge=1, le=16)
     transfer_stall_seconds: float = Field(default=20.0, gt=0)
     transfer_bytes_per_second: int | None = Field(default=None, ge=1024)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from loradock.artifacts.hashing import hash_file
 from loradock.artifacts.manifest import build_manifest, select_files
 from loradock.artifacts.protocol import NoProgress, Reader, SourceFile
-from loradock.artifacts.transfer import hash_file
 from loradock.core.errors import LoradockError
 from loradock.core.models import Manifest, ManifestFile
 

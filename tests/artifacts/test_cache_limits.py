@@ -1,7 +1,11 @@
 """The cache within its limits: what goes, what never goes, what is refused, what is hashed again."""
 
 import os
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,8 @@ from loradock.artifacts.cache import CacheOutcome, HostCache
 from loradock.artifacts.cache_policy import CachePolicy, VerifyPolicy
 from loradock.artifacts.cache_upkeep import CacheUpkeep
 from loradock.artifacts.leases import PINNED, Holder
+from loradock.artifacts.promises import promise, promised
+from loradock.artifacts.protocol import Reader
 from loradock.artifacts.record import boot_id, read_record, write_record
 from loradock.artifacts.store import ArtifactStore
 from loradock.artifacts.stores.folder import FolderStore
@@ -94,6 +100,75 @@ def test_an_adapter_that_cannot_fit_is_refused_with_need_and_room(world: World) 
     assert 0 <= details["room"] < details["need"]
     assert not caught.value.retryable
     assert world.there() == [0]
+
+
+class Waiting(FolderStore):
+    """Gives no weights until it may."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked, self.may = threading.Event(), threading.Event()
+        self.opened = 0
+
+    def open(self, key: str, *, start: int = 0, length: int | None = None) -> AbstractContextManager[Reader]:
+        if key.endswith(WEIGHTS):
+            self.opened += 1
+            self.asked.set()
+            assert self.may.wait(30)
+        return super().open(key, start=start, length=length)
+
+
+@pytest.fixture
+def waiting(world: World, tmp_path: Path) -> Iterator[Waiting]:
+    """The first version's download has its room, and not one byte of the weights."""
+    objects = Waiting(tmp_path / "objects")
+    cache = HostCache(world.root, ArtifactStore(objects), CachePolicy(max_bytes=blocks(world.size)))
+    with ThreadPoolExecutor(1) as pool:
+        download = pool.submit(cache.ensure, world.refs[0])
+        assert objects.asked.wait(30)
+        try:
+            yield objects
+        finally:
+            objects.may.set()
+        assert download.result().outcome is CacheOutcome.DOWNLOADED
+
+
+def test_two_downloads_that_fit_alone_do_not_overfill_together(world: World, waiting: Waiting) -> None:
+    with refused("cache_full"):
+        world.cache(max_bytes=blocks(world.size)).ensure(world.refs[1])
+    world.cache(max_bytes=3 * blocks(world.size)).ensure(world.refs[1])
+    assert world.there() == [1]
+
+
+def test_what_a_download_will_bring_is_counted(world: World, waiting: Waiting) -> None:
+    (entry,) = CacheUpkeep(world.root, CachePolicy()).entries()
+    assert not entry.complete
+    assert entry.bytes + entry.coming >= world.manifests[0].total_size
+
+
+def test_one_download_serves_two_versions_of_the_same_weights(world: World, tmp_path: Path) -> None:
+    objects = Waiting(tmp_path / "objects")
+    cache = HostCache(world.root, ArtifactStore(objects))
+    other = world.refs[0].model_copy(update={"adapter": "other"})
+    with ThreadPoolExecutor(2) as pool:
+        downloads = [pool.submit(cache.ensure, ref) for ref in (world.refs[0], other)]
+        assert objects.asked.wait(30)
+        objects.may.set()
+        paths = {download.result().path for download in downloads}
+    assert len(paths) == 2
+    assert all(manifest_of(path) == world.manifests[0] for path in paths)
+    assert objects.opened == 1
+    assert [path.name for path in world.root.iterdir() if path.name.startswith(".lock")] == []
+
+
+def test_a_promise_ends_with_its_holder(tmp_path: Path) -> None:
+    place = tmp_path / "promise"
+    assert promised(place) == 0
+    with promise(place, 7):
+        assert promised(place) == 7
+    assert not place.exists()
+    place.write_text("7")  # as a killed one leaves it
+    assert promised(place) == 0
 
 
 def test_a_download_that_would_leave_too_little_of_the_disk_is_refused(world: World) -> None:

@@ -14,14 +14,16 @@ from pathlib import Path
 import pytest
 
 from loradock.artifacts.bandwidth import Bandwidth
+from loradock.artifacts.hashing import Copied
 from loradock.artifacts.protocol import NoProgress, Reader
 from loradock.artifacts.s3 import s3_client
 from loradock.artifacts.stores.s3 import S3Store
-from loradock.artifacts.transfer import Copied, TransferOptions, fetch
+from loradock.artifacts.transfer import TransferOptions, fetch
 from loradock.core.errors import LoradockError
-from tests.artifacts.helpers import Cancelled, Counting, refused
+from tests.artifacts.helpers import Cancelled, Counting, read_all, refused
 
 MIB = 1024 * 1024
+PIECE = MIB // 4
 
 
 class Server:
@@ -49,7 +51,7 @@ class Server:
 
             def readinto(self, buffer: memoryview, /) -> int:
                 server.fault(self.at)
-                piece = server.data[self.at : min(end, self.at + len(buffer))]
+                piece = server.data[self.at : min(end, self.at + len(buffer), self.at + PIECE)]
                 buffer[: len(piece)] = piece
                 self.at += len(piece)
                 return len(piece)
@@ -71,6 +73,14 @@ def test_any_size_in_any_number_of_parts(tmp_path: Path, size: int, parts: int) 
     assert (tmp_path / "to").read_bytes() == server.data
     assert progress.size == size
     assert len(server.asked) == (1 if parts == 1 or size <= MIB else -(-size // MIB))
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_a_hash_that_is_slower_than_the_stream_misses_nothing(tmp_path: Path, parts: int) -> None:
+    server = Server(os.urandom(12 * MIB + 17))
+    slow = Counting(lambda size: time.sleep(0.005))
+    assert get(server, tmp_path / "to", slow, parts=parts, part_bytes=3 * MIB) == server.copied
+    assert (tmp_path / "to").read_bytes() == server.data
 
 
 @pytest.mark.parametrize("parts", [1, 4])
@@ -193,10 +203,11 @@ def opener_of(store: S3Store) -> Callable[[int, int | None], AbstractContextMana
 
 
 def test_a_stalled_body_is_noticed(stalling: StallingS3, tmp_path: Path) -> None:
-    begin = time.monotonic()
     options = TransferOptions(attempts=1)
+    opener = opener_of(stalling.store(0.5))  # making a client takes long
+    begin = time.monotonic()
     with refused("store_unavailable"):
-        fetch(opener_of(stalling.store(0.5)), tmp_path / "to", NoProgress(), size=3 * MIB, options=options)
+        fetch(opener, tmp_path / "to", NoProgress(), size=3 * MIB, options=options)
     assert 0.4 < time.monotonic() - begin < 5
 
 
@@ -217,6 +228,50 @@ def test_a_cancel_is_heard_within_a_second_while_a_body_stalls(stalling: Stallin
     assert time.monotonic() - cancelled[0] < 1
     assert [one for one in threading.enumerate() if one.name.startswith("fetch-")] == []
     assert threading.active_count() <= before + 1  # the server's own
+
+
+class PlainS3(http.server.ThreadingHTTPServer):
+    """Ranges of one object; counts its connections."""
+
+    def __init__(self, data: bytes) -> None:
+        connections = self.connections = [0]
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                connections[0] += 1
+                super().setup()
+
+            def do_GET(self) -> None:
+                first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+                piece = data[int(first) : int(last) + 1]
+                self.send_response(206)
+                self.send_header("Content-Length", str(len(piece)))
+                self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+                self.end_headers()
+                self.wfile.write(piece)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+def test_ranges_of_one_file_share_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    data = os.urandom(5 * MIB)
+    with PlainS3(data) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        store = S3Store(
+            s3_client(endpoint=f"http://127.0.0.1:{server.server_port}", region="us-east-1"), "bucket"
+        )
+        for start in range(0, len(data), MIB):
+            assert read_all(store.open("key", start=start, length=MIB)) == data[start : start + MIB]
+        server.shutdown()
+    assert server.connections == [1]
 
 
 MEMORY = """

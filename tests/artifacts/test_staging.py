@@ -1,9 +1,11 @@
 """Staging: a source becomes an inspected copy under its digest, or nothing."""
 
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
+import struct
 from pathlib import Path
 
 import pytest
@@ -194,3 +196,23 @@ def test_old_copies_are_swept_and_young_ones_kept(staging: Staging, adapter: Pat
         assert staging.sweep(older_than_seconds=-1) == []
     assert staging.sweep(older_than_seconds=-1) == [staged.path]
     assert list(root.iterdir()) == []
+
+
+def test_a_refusal_carries_the_report_of_what_was_found(staging: Staging, adapter: Path) -> None:
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + struct.pack("<f", float("nan")))
+    with refused("weights_not_finite") as caught:
+        staging.stage(adapter.as_uri())
+    report = caught.value.details["inspection"]
+    assert report["verdict"] == "not_servable"
+    assert report["traits"]["rank"] == 8
+    assert report["modules"]
+
+
+def test_a_refused_config_carries_the_features_that_stand_against_it(staging: Staging, adapter: Path) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
+    with refused("adapter_not_supported") as caught:
+        staging.stage(adapter.as_uri())
+    findings = caught.value.details["inspection"]["findings"]
+    assert [one["feature"] for one in findings if one["verdict"] == "not_servable"] == ["use_dora"]

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
+from loradock.artifacts.bandwidth import Bandwidth
 from loradock.artifacts.sources.steady import ASK_SECONDS, Patience, steady_reader
 from loradock.core.errors import LoradockError
 from tests.artifacts.helpers import Cancelled, Counting, read_all, refused
@@ -163,3 +164,21 @@ def test_pauses_are_random_up_to_a_growing_limit(monkeypatch: pytest.MonkeyPatch
     for failures in range(1, 6):
         patience.pause(failures, Counting())
     assert asked == [(0, 0.5), (0, 1.0), (0, 2.0), (0, 3), (0, 3)]
+
+
+def test_reading_keeps_a_limit() -> None:
+    content = Content(lambda opening: len(DATA), breaks)
+    begin = time.monotonic()
+    assert steady(content, Patience(bandwidth=Bandwidth(5_000_000))) == DATA
+    assert time.monotonic() - begin > 0.5
+
+
+def test_a_read_that_waits_for_its_share_of_a_limit_can_be_broken_off() -> None:
+    content = Content(lambda opening: len(DATA), breaks)
+    limited = Patience(bandwidth=Bandwidth(1))
+    with steady_reader(content.open_at, len(DATA), "x", limited) as reader:
+        waiting = threading.Thread(target=reader.readinto, args=(memoryview(bytearray(1000)),))
+        waiting.start()
+        reader.cancel()  # type: ignore[attr-defined]
+        waiting.join(10)
+        assert not waiting.is_alive()

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loradock.artifacts.hashing import CHUNK, hash_file, hash_stream
 from loradock.artifacts.protocol import NoProgress
-from loradock.artifacts.transfer import CHUNK, download, hash_file, hash_stream
+from loradock.artifacts.transfer import download
 from loradock.core.errors import LoradockError
 from tests.artifacts.helpers import Cancelled, Counting, refused
 

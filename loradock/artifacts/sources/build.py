@@ -7,6 +7,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult
 
+from loradock.artifacts.bandwidth import Bandwidth
 from loradock.artifacts.protocol import Source
 from loradock.artifacts.s3 import S3Keys, s3_client
 from loradock.artifacts.sources.archive import ArchiveLimits
@@ -29,14 +30,17 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 
-def build_sources(settings: Settings) -> SourceSet:
+def build_sources(settings: Settings, bandwidth: Bandwidth | None = None) -> SourceSet:
     """The sources of all schemes that the settings allow; each denies every place that they do not name.
+
+    Args:
+        bandwidth: a limit on what is read from networks.
 
     Raises:
         LoradockError: `setting_invalid`.
     """
     makers: dict[str, Callable[[_Parts], Source]] = {"file": _file, "s3": _s3, "hf": _hub, "https": _https}
-    parts = _Parts(settings)
+    parts = _Parts(settings, bandwidth)
     sources: dict[str, Source] = {}
     for scheme in settings.source_schemes:
         if scheme in SCHEMES:
@@ -55,10 +59,10 @@ def chosen_region(settings: Settings) -> str | None:
 class _Parts:
     """What several sources share."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, bandwidth: Bandwidth | None) -> None:
         self.settings = settings
         self.spool = Spool(settings.staging_dir)
-        self.patience = Patience(stall_seconds=settings.source_stall_seconds)
+        self.patience = Patience(stall_seconds=settings.source_stall_seconds, bandwidth=bandwidth)
         self.credentials = SourceCredentials(settings.source_credentials)
 
     def tls(self) -> ssl.SSLContext:

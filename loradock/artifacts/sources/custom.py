@@ -10,10 +10,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar, cast, runtime_checkable
 
+from loradock.artifacts.hashing import hash_file
 from loradock.artifacts.protocol import NoProgress, Progress, Reader, Source, SourceFile
 from loradock.artifacts.sources.file import FileSource
 from loradock.artifacts.sources.spool import Copy, Spool
-from loradock.artifacts.transfer import hash_file
 from loradock.core.errors import LoradockError
 from loradock.core.uris import SOURCE_ENTRY_POINTS, is_custom_scheme
 

@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoSibling
 
 from loradock.artifacts.disk import open_plain
+from loradock.artifacts.hashing import hash_file
 from loradock.artifacts.protocol import NoProgress, Progress, Reader, SourceFile
 from loradock.artifacts.sources.address import invalid, parse_address
 from loradock.artifacts.sources.file import check_source_path
@@ -35,7 +36,6 @@ from loradock.artifacts.sources.places import AllowedPlaces
 from loradock.artifacts.sources.spool import SpooledReader
 from loradock.artifacts.sources.steady import Patience, steady_reader
 from loradock.artifacts.sources.web import Origin, WebClient, WebRules, origin_of
-from loradock.artifacts.transfer import hash_file
 from loradock.core.errors import LoradockError
 from loradock.core.uris import parse_source_uri
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Final, TypeVar
 
+from loradock.artifacts.bandwidth import Bandwidth
 from loradock.artifacts.protocol import NoProgress, Progress, Reader
 from loradock.core.errors import LoradockError
 
@@ -31,12 +32,14 @@ class Patience:
         attempts: tries in a row without getting any further, the first one counted.
         base_seconds: the first pause is random between 0 and this, every further one between 0 and twice the last.
         cap_seconds: the longest pause.
+        bandwidth: a limit that all reading keeps together.
     """
 
     stall_seconds: float = 20.0
     attempts: int = 4
     base_seconds: float = 0.5
     cap_seconds: float = 8.0
+    bandwidth: Bandwidth | None = None
 
     def pause(self, failures: int, progress: Progress) -> None:
         """Wait before the next try: exponential with full jitter, cancelled through `progress`."""
@@ -102,15 +105,15 @@ class Cancellable:
     """A progress that another thread can end."""
 
     def __init__(self) -> None:
-        self._cancelled = Event()
+        self.cancelled = Event()
 
     def cancel(self) -> None:
         """End the wait that goes on, and every later one."""
-        self._cancelled.set()
+        self.cancelled.set()
 
     def advance(self, size: int) -> None:
         """As `Progress.advance`."""
-        if self._cancelled.is_set():
+        if self.cancelled.is_set():
             raise LoradockError("operation_cancelled", "the transfer was cancelled")
 
 
@@ -135,6 +138,8 @@ class SteadyReader:
         count = min(len(buffer), len(data))
         buffer[:count] = data[:count]
         self._ready = data[count:]
+        if self._patience.bandwidth is not None:
+            self._patience.bandwidth.pass_through(count, self._cancellable.cancelled)
         return count
 
     def cancel(self) -> None:

@@ -1,37 +1,29 @@
 """An object store in a bucket: every PUT checksummed, large files in parts that never stay behind."""
 
 import hashlib
-import os
-import threading
-import zlib
 from base64 import b64encode
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from loradock.artifacts.bandwidth import Bandwidth
 from loradock.artifacts.disk import disk_errors
+from loradock.artifacts.hashing import Copied
 from loradock.artifacts.paths import check_relative_path
 from loradock.artifacts.protocol import UPLOADS, ObjectInfo, Progress, Reader
 from loradock.artifacts.s3 import STALL_SECONDS, BodyReader, error_code, s3_errors, status_of
-from loradock.artifacts.transfer import TICK_SECONDS, Copied
+from loradock.artifacts.stores.s3_sending import PART_BYTES, UPLOAD_PARTS, ObjectSender
 from loradock.core.errors import LoradockError
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
-    from types_boto3_s3.type_defs import CompletedPartTypeDef, MultipartUploadTypeDef
+    from types_boto3_s3.type_defs import MultipartUploadTypeDef
 
-PART_BYTES: Final = 16 * 1024 * 1024
-"""S3 takes 10,000 parts of one object: 160 GB."""
-UPLOAD_PARTS: Final = 3
 CONFLICT_ATTEMPTS: Final = 5
-_PIECE: Final = 256 * 1024
 
 _ERRORS: Final = {
     "denied": "store_denied",
@@ -66,10 +58,8 @@ class S3Store:
         stall_seconds: float = STALL_SECONDS,
         bandwidth: Bandwidth | None = None,
     ) -> None:
-        self._part_bytes = part_bytes
-        self._parts = parts
+        self._sender = ObjectSender(client, bucket, part_bytes=part_bytes, parts=parts, bandwidth=bandwidth)
         self._stall_seconds = stall_seconds
-        self._bandwidth = bandwidth
         self._client = client
         self._bucket = bucket
         self._prefix = prefix
@@ -99,10 +89,9 @@ class S3Store:
             file = path.open("rb")
         announced = Copied(size, sha256)
         with file:
-            if size <= self._part_bytes:
-                self._put_whole(key, file, announced, progress)
-            else:
-                self._put_parts(key, file, announced, progress)
+            self._sender.send(
+                self._key(key), file, announced, progress, errors=lambda: self._errors(key, WRITE_ERRORS)
+            )
         self._check_size(key, size)
 
     @contextmanager
@@ -181,91 +170,6 @@ class S3Store:
             if status_of(error) != 404:  # it has ended meanwhile
                 raise
 
-    def _put_whole(self, key: str, file: BinaryIO, announced: Copied, progress: Progress) -> None:
-        with disk_errors("reading a staged file"):
-            data = file.read(announced.size + 1)
-        _check_announced(key, Copied(len(data), hashlib.sha256(data).hexdigest()), announced)
-        with self._errors(key, WRITE_ERRORS):
-            self._client.put_object(
-                Bucket=self._bucket,
-                Key=self._key(key),
-                Body=data,
-                ChecksumSHA256=b64encode(bytes.fromhex(announced.sha256)).decode(),
-                Metadata={"sha256": announced.sha256},
-            )
-        progress.advance(announced.size)
-
-    def _put_parts(self, key: str, file: BinaryIO, announced: Copied, progress: Progress) -> None:
-        """Send part by part; only when the whole had the announced hash does the object come to be."""
-        full = self._key(key)
-        with self._errors(key, WRITE_ERRORS):
-            upload = self._client.create_multipart_upload(
-                Bucket=self._bucket,
-                Key=full,
-                ChecksumAlgorithm="CRC32",
-                Metadata={"sha256": announced.sha256},
-            )["UploadId"]
-        try:
-            parts = self._send_parts(key, upload, file, announced, progress)
-            with self._errors(key, WRITE_ERRORS):
-                self._client.complete_multipart_upload(
-                    Bucket=self._bucket, Key=full, UploadId=upload, MultipartUpload={"Parts": parts}
-                )
-        except BaseException:
-            with suppress(ClientError, BotoCoreError):
-                self._client.abort_multipart_upload(Bucket=self._bucket, Key=full, UploadId=upload)
-            raise
-
-    def _send_parts(
-        self, key: str, upload: str, file: BinaryIO, announced: Copied, progress: Progress
-    ) -> "list[CompletedPartTypeDef]":
-        """Several parts are on their way while the next one is read and the whole is hashed."""
-        digest, sent, number = hashlib.sha256(), 0, 0
-        parts: list[CompletedPartTypeDef] = []
-        waiting: deque[tuple[Future[CompletedPartTypeDef], int]] = deque()
-        stopped = threading.Event()
-        with ThreadPoolExecutor(self._parts, thread_name_prefix="send") as pool:
-            try:
-                while sent <= announced.size:
-                    with disk_errors("reading a staged file"):
-                        data = file.read(self._part_bytes)
-                    if not data:
-                        break
-                    number += 1
-                    waiting.append(
-                        (pool.submit(self._send_part, key, upload, number, data, stopped), len(data))
-                    )
-                    digest.update(data)
-                    sent += len(data)
-                    while len(waiting) >= self._parts:
-                        parts.append(_sent(*waiting.popleft(), progress))
-                while waiting:
-                    parts.append(_sent(*waiting.popleft(), progress))
-            except BaseException:
-                stopped.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        _check_announced(key, Copied(sent, digest.hexdigest()), announced)
-        return parts
-
-    def _send_part(
-        self, key: str, upload: str, number: int, data: bytes, stopped: threading.Event
-    ) -> "CompletedPartTypeDef":
-        if self._bandwidth is not None:
-            self._bandwidth.pass_through(len(data), stopped)
-        checksum = b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
-        body: Any = _PartBody(data, stopped)
-        with self._errors(key, WRITE_ERRORS):
-            answer = self._client.upload_part(
-                Bucket=self._bucket,
-                Key=self._key(key),
-                UploadId=upload,
-                PartNumber=number,
-                Body=body,
-                ChecksumCRC32=checksum,
-            )
-        return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": checksum}
-
     def _check_size(self, key: str, size: int) -> None:
         info = self.head(key)
         if info is None or info.size != size:
@@ -310,50 +214,6 @@ class _S3Reader(BodyReader):
         # Not possible on every kind of connection; there the stall limit ends it.
         with suppress(AttributeError, RuntimeError, ValueError, OSError):
             raw._raw_stream.shutdown()
-
-
-class _Stopped(BaseException):
-    """Ends a send from within; no Exception, which botocore would take for the network's and try again."""
-
-
-class _PartBody:
-    """A part as the HTTP client reads it, in larger pieces than it asks for, until somebody stops it."""
-
-    def __init__(self, data: bytes, stopped: threading.Event) -> None:
-        self._data = memoryview(data)
-        self._at = 0
-        self._stopped = stopped
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def read(self, size: int = -1) -> bytes:
-        if self._stopped.is_set():
-            raise _Stopped
-        piece = self._data[self._at :] if size < 0 else self._data[self._at : self._at + max(size, _PIECE)]
-        self._at += len(piece)
-        return bytes(piece)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: len(self._data)}[whence]
-        self._at = max(0, min(len(self._data), base + offset))
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-
-def _sent(future: "Future[CompletedPartTypeDef]", size: int, progress: Progress) -> "CompletedPartTypeDef":
-    while not wait([future], TICK_SECONDS).done:
-        progress.advance(0)
-    part = future.result()
-    progress.advance(size)
-    return part
-
-
-def _check_announced(key: str, found: Copied, announced: Copied) -> None:
-    if found != announced:
-        raise LoradockError("artifact_corrupt", f"the local file for {key} is not what was announced")
 
 
 def _checked(key: str) -> str:
