@@ -15,6 +15,8 @@ export PYTHON
 export TORCH_INDEX
 # Options for `make dev`, `make demo`, `make test` and `make test-fast`.
 ARGS ?=
+# Processes that `make test` and `make test-fast` run the tests in; 0 is none but pytest's own.
+WORKERS ?= 2
 
 UV := .ci/with-uv uv
 PROJECTS := pyproject.toml requirements/app.in vllm_extension/pyproject.toml
@@ -36,11 +38,11 @@ dev: .venv/.installed $(ENGINE)  ## The embedded stack, up until Ctrl-C
 
 .PHONY: test
 test: .venv/.installed .venv-engine/.installed  ## All tests, those on a real vLLM among them
-	@$(RUN)pytest $(ARGS)
+	@$(RUN)pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 .PHONY: test-fast
 test-fast: .venv/.installed  ## The tests that need no vLLM and are quick
-	@$(RUN)pytest -m 'not engine and not slow' $(ARGS)
+	@$(RUN)pytest -n $(WORKERS) --dist loadgroup -m 'not engine and not slow' $(ARGS)
 
 .PHONY: test-chaos-cache
 test-chaos-cache: .venv/.installed  ## kill -9 in the middle of downloads, uploads, verifications, evictions: 200 rounds
