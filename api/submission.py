@@ -12,7 +12,7 @@ from api.schemas import LoadBody, PublishBody, UnloadBody
 from api.starting import start
 from loradock.core.requests import LoadRequest, PublishRequest, ThenLoad, UnloadRequest
 from loradock.core.settings import Settings
-from loradock.core.uris import UPLOAD_SCHEME
+from loradock.core.uris import UPLOAD_SCHEME, parse_upload_uri
 from loradock.registry import admission, operations, placement, retrying, unloading
 from loradock.registry.admission import Limits
 from loradock.registry.database import Reader, Transaction
@@ -153,7 +153,8 @@ async def _keep(
     retry_of: str | None = None,
 ) -> OperationView:
     new = operations.NewOperation.of(request, actor, key).model_copy(update={"retry_of": retry_of})
-    upload = uploads.named_by(request.uri) if isinstance(request, PublishRequest) else None
+    # Settled, or of a retry: the address may name the stored bytes too, which callers cannot write.
+    upload = parse_upload_uri(request.uri) if isinstance(request, PublishRequest) else None
     if upload is not None:
         # Sent again from its folder, it comes by another session; it is the same request all the same.
         alike = operations.request_hash(new.kind, new.request | {"uri": f"{UPLOAD_SCHEME}://"})
@@ -163,7 +164,7 @@ async def _keep(
         return submitted.operation
     await _check(tx, request)
     if upload is not None:
-        await uploads.bind(tx, upload, new.id)
+        await uploads.bind(tx, upload.session, new.id)
     if await admission.enter(tx, new.id, actor, Limits.of(parts.settings)):
         return submitted.operation
     return await operations.get_operation(tx, new.id)

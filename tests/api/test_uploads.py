@@ -174,6 +174,15 @@ async def test_an_upload_that_was_published_under_a_key_is_the_same_request_by_a
     assert (again.status_code, again.json()["id"]) == (200, first["id"])
 
 
+async def test_a_failed_publish_of_an_upload_is_repeated_from_its_folder_not_retried(
+    bench: Bench, world: World
+) -> None:
+    first = (await bench.publish(await bench.filled())).json()
+    await world.end(await world.begun(await _view(bench, first["id"])), OperationState.FAILED)
+    for client in (bench.client, bench.alice):
+        assert_problem(await client.post(f"/v1/operations/{first['id']}/retry"), 409, "upload_ended")
+
+
 async def _view(bench: Bench, operation: str) -> Any:
     async with bench.parts.database.read() as reader:
         return await operations.get_operation(reader, operation)
