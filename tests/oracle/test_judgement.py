@@ -42,7 +42,7 @@ def asked(began: float, ended: float, name: str = "a@1") -> Asked:
         (Heard(500), {DISTURBED}),
         (Heard(0), {DISTURBED}),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, Heard) else "",
 )
 def test_an_answer_is_judged_by_what_was_known(heard: Heard, allowed: set[Residence]) -> None:
     passed = {state for state in Residence if timeline((1, state)).judge(asked(2, 3), heard) is None}

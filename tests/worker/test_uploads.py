@@ -21,6 +21,7 @@ from activities.artifacts import ArtifactActivities
 from activities.collection import CollectionActivities
 from activities.progress import TransferSlots
 from api.dependencies import ApiDependencies
+from loradock.artifacts.hashing import hash_file
 from loradock.artifacts.protocol import NoProgress, ObjectStore
 from loradock.artifacts.s3 import s3_client
 from loradock.artifacts.sources.registry import SourceSet
@@ -29,7 +30,6 @@ from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.artifacts.stores.folder import FolderStore
 from loradock.artifacts.stores.s3 import S3Store
-from loradock.artifacts.transfer import hash_file
 from loradock.artifacts.uploads.folder import FolderUploads
 from loradock.artifacts.uploads.s3 import S3Uploads
 from loradock.cli.main import run as run_command
