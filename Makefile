@@ -38,11 +38,11 @@ dev: .venv/.installed $(ENGINE)  ## The embedded stack, up until Ctrl-C
 
 .PHONY: test
 test: .venv/.installed .venv-engine/.installed  ## All tests, those on a real vLLM among them
-	@$(RUN)pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@$(RUN)pytest -n $(WORKERS) --dist loadscope $(ARGS)
 
 .PHONY: test-fast
 test-fast: .venv/.installed  ## The tests that need no vLLM and are quick
-	@$(RUN)pytest -n $(WORKERS) --dist loadgroup -m 'not engine and not slow' $(ARGS)
+	@$(RUN)pytest -n $(WORKERS) --dist loadscope -m 'not engine and not slow' $(ARGS)
 
 .PHONY: test-chaos-cache
 test-chaos-cache: .venv/.installed  ## kill -9 in the middle of downloads, uploads, verifications, evictions: 200 rounds

@@ -1,9 +1,11 @@
 """What all tests share: the embedded servers as fixtures (tests/fixtures)."""
 
+import functools
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["tests.fixtures.infra", "tests.system.vllm_stack"]
 
@@ -14,20 +16,27 @@ settings.register_profile("shared-machine", deadline=None, suppress_health_check
 settings.load_profile("shared-machine")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+class _Groups(LoadScopeScheduling):  # type: ignore[misc]
+    """Tests that share a stack or a real engine are one worker's; every other file is dealt out by itself."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid.partition("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Groups:
+    return _Groups(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests belong to one worker: those that share a stack or a real engine; else each file by itself.
-
-    The longest groups come first, so that the workers end at about the same time.
-    """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    """The longest groups first, so that the workers end at about the same time."""
     order = ("engine", "system")
-    items.sort(key=lambda item: order.index(group) if (group := _group(item)) in order else len(order))
+    groups = [_group(item.nodeid.partition("::")[0]) for item in items]
+    places = [order.index(group) if group in order else len(order) for group in groups]
+    items[:] = [item for _, item in sorted(zip(places, items, strict=True), key=lambda pair: pair[0])]
 
 
-def _group(item: pytest.Item) -> str:
-    if item.get_closest_marker("engine") is not None:
+@functools.cache
+def _group(file: str) -> str:
+    if "pytest.mark.engine" in (_TESTS.parent / file).read_text():
         return "engine"
-    path = item.path.relative_to(_TESTS)
-    return "system" if path.parts[0] == "system" else str(path)
+    return "system" if file.startswith("tests/system/") else file
