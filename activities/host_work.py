@@ -22,7 +22,7 @@ from activities.interface.hosts import (
     UnloadAdapterInput,
     UnloadedAdapter,
 )
-from activities.progress import StepClock
+from activities.progress import PatientReporter, StepClock
 from loradock.core.errors import LoradockError
 from loradock.core.models import Failure, StepReport
 
@@ -37,16 +37,30 @@ class HostWorkActivities:
 
     Args:
         executor: where downloads run.
+        reporter: through which the other two tell of their progress, where it waits for what takes long.
     """
 
-    def __init__(self, cache: CacheActivities, engines: EngineActivities, executor: Executor) -> None:
+    def __init__(
+        self,
+        cache: CacheActivities,
+        engines: EngineActivities,
+        executor: Executor,
+        reporter: PatientReporter | None = None,
+    ) -> None:
         self._cache = cache
         self._engines = engines
         self._executor = executor
+        self._reporter = reporter
 
     @activity.defn(name=LOAD_ON_ENGINE.name)
     async def load(self, given: LoadOnEngineWork) -> LoadedAdapter:
         """Download, add_lora, verify. Repeatable, as each part is."""
+        try:
+            return await self._load(given)
+        finally:
+            self._over(given)
+
+    async def _load(self, given: LoadOnEngineWork) -> LoadedAdapter:
         host = HostInput(run=given.run, ref=given.ref, target=given.target)
         beat = _heartbeat_from_threads()
         with _told_as("download", given.target.engine):
@@ -59,12 +73,22 @@ class HostWorkActivities:
     @activity.defn(name=UNLOAD_FROM_ENGINE.name)
     async def unload(self, given: UnloadAdapterInput) -> UnloadedAdapter:
         """Drain, remove_lora, check, let go of the files; where that last fails the slot is free all the same."""
+        try:
+            return await self._unload(given)
+        finally:
+            self._over(given)
+
+    async def _unload(self, given: UnloadAdapterInput) -> UnloadedAdapter:
         with _told_as("remove", given.target.engine):
             unloaded = await self._engines.unload(given)
         if unloaded.outcome in STILL_HELD:
             return unloaded
         host = HostInput(run=given.run, ref=given.ref, target=given.target)
         return UnloadedAdapter(outcome=unloaded.outcome, steps=(*unloaded.steps, await self._release(host)))
+
+    def _over(self, given: LoadOnEngineWork | UnloadAdapterInput) -> None:
+        if self._reporter is not None:
+            self._reporter.over(given.run.operation, given.target.engine)
 
     async def _release(self, host: HostInput) -> StepReport:
         clock = StepClock("release", host.target.engine)

@@ -16,6 +16,9 @@ from loradock.core.models import Failure, StepReport, StepState, utc_now
 
 TELL_EVERY_SECONDS: Final = 1.0
 
+PATIENCE_SECONDS: Final = 5.0
+"""How long one of very many steps must run until it is told of."""
+
 PULSE_SECONDS: Final = 3.0
 """Heartbeats of a transfer come at least so often, however long one call to disk or network takes."""
 
@@ -39,7 +42,7 @@ class PatientReporter:
         after_seconds: how long a step must run until it is told of.
     """
 
-    def __init__(self, behind: ProgressReporter, after_seconds: float = TELL_EVERY_SECONDS) -> None:
+    def __init__(self, behind: ProgressReporter, after_seconds: float = PATIENCE_SECONDS) -> None:
         self._behind = behind
         self._after_seconds = after_seconds
         self._loop = asyncio.get_running_loop()
@@ -50,6 +53,12 @@ class PatientReporter:
         """Tell of a step as it stands now."""
         with suppress(RuntimeError):  # the loop has ended: nobody watches any more
             self._loop.call_soon_threadsafe(self._take, operation, step)
+
+    def over(self, operation: str, engine: str) -> None:
+        """The engine's part is over: nothing of it is told any more. Called in the loop."""
+        for key in [key for key in self._waiting if (key[0], key[2]) == (operation, engine)]:
+            self._waiting.pop(key).cancel()
+        self._told -= {key for key in self._told if (key[0], key[2]) == (operation, engine)}
 
     def _take(self, operation: str, step: StepReport) -> None:
         key = (operation, step.name, step.engine)

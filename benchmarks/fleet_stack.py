@@ -1,7 +1,7 @@
 """A stack with many simulated engines in one process, and some agents that share them."""
 
+import asyncio
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -52,9 +52,8 @@ class FleetStack:
         await self.stack.supervisor.start(self._engines())
         for number in range(1, self.agents + 1):
             await self.stack.supervisor.start(self._agent(number))
-        while (alive := await self.alive()) < self.engines:
-            assert alive <= self.engines
-            await _pause(0.5)
+        while await self.alive() < self.engines:
+            await asyncio.sleep(0.5)
 
     def _engines(self) -> ChildSpec:
         options = self.stack.options
@@ -100,8 +99,10 @@ class FleetStack:
 
     async def operate(self, path: str, body: dict[str, Any], wait: int = 300) -> dict[str, Any]:
         """An operation to its end."""
-        answer = await self.api.post(path, json=body, params={"wait": wait})
-        operation: dict[str, Any] = answer.json()
+        operation: dict[str, Any] = (await self.api.post(path, json=body, params={"wait": wait})).json()
+        while operation.get("state") in {"pending", "running", "compensating"}:
+            await asyncio.sleep(0.5)
+            operation = (await self.api.get(f"/v1/operations/{operation['id']}")).json()
         assert operation.get("state") == "succeeded", (operation.get("state"), operation.get("error"))
         return operation
 
@@ -139,14 +140,3 @@ def _answers(url: str) -> bool:
         return httpx.get(url, timeout=1.0, trust_env=False).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
-
-
-async def _pause(seconds: float) -> None:
-    import asyncio  # noqa: PLC0415
-
-    await asyncio.sleep(seconds)
-
-
-def folder_size(folder: Path) -> int:
-    """Bytes below a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

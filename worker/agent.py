@@ -133,6 +133,7 @@ async def run(
             CacheActivities(host_cache, engines, patient, slots),
             EngineActivities(engines, patient, keeper.check),
             executor,
+            patient,
         )
         workers = host_workers(
             client,

@@ -60,7 +60,11 @@ class ControlPlane:
     def __init__(self, url: str, token: str, agent: str) -> None:
         self._agent = agent
         self._http = httpx.AsyncClient(
-            base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=httpx.Timeout(5.0)
+            base_url=url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(5.0),
+            # Below the 5 s after which the API's server closes an idle connection, perhaps in this very moment.
+            limits=httpx.Limits(keepalive_expiry=3.0),
         )
         self._reports: deque[tuple[str, StepReport]] = deque(maxlen=PROGRESS_QUEUE)
         self._reported = asyncio.Event()

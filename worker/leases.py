@@ -23,7 +23,10 @@ _log = logging.getLogger(__name__)
 LOOK_SECONDS: Final = 0.5
 LOOKS_PER_SECOND: Final = 20
 """Of one agent at all its engines together. Beyond 10 engines each is looked at less often, and its death is known later by
-that much: 50 engines every 2.5 s, 100 every 5 s."""
+that much: 50 engines every 2.5 s, 100 every 5 s. Each look may then take as long, too: a host so full answers late."""
+FEW_ENGINES: Final = 25
+ENGINES_TOLD_PER_SECOND: Final = 25
+"""A full report of many engines costs API and agent much, and a load changes something in it all the time."""
 STATE_TIMEOUT_SECONDS: Final = 2.2
 """An engine that does not tell its state in this time counts as unreachable. Both together, and a moment for the API,
 are what a death takes to be known: 3 s, also when the process is stopped and its port still takes connections."""
@@ -73,6 +76,8 @@ class LeaseKeeper:
         self._changed = asyncio.Event()
         self._refused: dict[str, str] = {}
         self._told: tuple[str, LeaseRenewal] | None = None
+        self._told_at = 0.0
+        self._look_seconds = max(LOOK_SECONDS, len(engines) / LOOKS_PER_SECOND)
 
     async def keep(self, renew_seconds: float) -> None:
         """Renew for ever: every so often, and at once when an engine comes, goes or restarts.
@@ -123,6 +128,7 @@ class LeaseKeeper:
         self._cache_told = cache
         if answer.report is not None:
             self._told = (answer.report, renewal)
+            self._told_at = asyncio.get_running_loop().time()
         if answer.superseded:
             raise Superseded
         for name, why in answer.refused.items():
@@ -143,10 +149,17 @@ class LeaseKeeper:
 
     async def _kept(self, renewal: LeaseRenewal) -> bool:
         """Renew by quoting what was told last, if that is all there is to say."""
-        if self._told is None or self._told[1] != renewal:
+        if self._told is None or (self._told[1] != renewal and self._must_tell(self._told[1], renewal)):
             return False
         keep = LeaseKeep(instance=renewal.instance, report=self._told[0], engines=len(renewal.engines))
         return await self._control_plane.keep(keep)
+
+    def _must_tell(self, told: LeaseRenewal, now: LeaseRenewal) -> bool:
+        """Whether news cannot wait. All of it is told at once by agents of few engines; of many, only who lives how."""
+        if [_life(engine) for engine in told.engines] != [_life(engine) for engine in now.engines]:
+            return True
+        seconds = len(now.engines) / ENGINES_TOLD_PER_SECOND if len(now.engines) > FEW_ENGINES else 0.0
+        return asyncio.get_running_loop().time() >= self._told_at + seconds
 
     async def _renew_again_and_again(self, seconds: float) -> None:
         complained = False
@@ -166,7 +179,7 @@ class LeaseKeeper:
                     await self._changed.wait()
 
     async def _watch(self, name: str) -> None:
-        seconds = max(LOOK_SECONDS, len(self._engines) / LOOKS_PER_SECOND)
+        seconds = self._look_seconds
         # Spread over the interval, or all engines would be asked in the same moment.
         await asyncio.sleep(seconds * list(self._engines).index(name) / len(self._engines))
         while True:
@@ -176,7 +189,7 @@ class LeaseKeeper:
     async def _look_at(self, name: str) -> None:
         before = self._reports.get(name)
         try:
-            async with asyncio.timeout(STATE_TIMEOUT_SECONDS):
+            async with asyncio.timeout(max(STATE_TIMEOUT_SECONDS, self._look_seconds)):
                 now = self._report(name, await self._engines[name].state())
         except (LoradockError, TimeoutError, ValidationError) as error:
             if before is None or before.reachable:
@@ -218,3 +231,7 @@ class LeaseKeeper:
         if before is None:
             return EngineReport(engine=name, url=self._urls[name], kind="unknown", reachable=False)
         return before.model_copy(update={"reachable": False})
+
+
+def _life(report: EngineReport) -> tuple[str, bool, str | None]:
+    return report.engine, report.reachable, report.incarnation

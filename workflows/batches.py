@@ -19,8 +19,9 @@ with workflow.unsafe.imports_passed_through():
     from workflows.operation import CHILD_TASK_TIMEOUT, step_now
 
 BATCHES_AT_ONCE = 5
-ENGINES_AT_ONCE = 100
-"""Of one batch. Both together keep far below the 2,000 activities that a Temporal server takes from one workflow."""
+ENGINES_AT_ONCE = 20
+"""Of one batch. Both together are what is under way at once: more only waits in Temporal, and a wait for too long looks like
+a host that does not answer."""
 
 TOLD = 20
 """Engines that are named one by one where people read; the operation's steps have all."""

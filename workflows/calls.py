@@ -97,6 +97,8 @@ HOST_LOOK: Final = Policy(
 )
 """An engine is asked what it holds: one that does not answer is asked again at the next look."""
 
+QUEUE_OF_MANY: Final = timedelta(seconds=60)
+
 HOST_CACHE: Final = Policy(
     schedule_to_start=timedelta(seconds=30),
     start_to_close=timedelta(minutes=10),
@@ -104,6 +106,11 @@ HOST_CACHE: Final = Policy(
     retry=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=2),
 )
 """A host's cache is looked after: one that does not answer is left to the next run."""
+
+
+def one_of_many(policy: Policy) -> Policy:
+    """The policy for a host that works for many engines at once: its queue may be long, and it lives all the same."""
+    return replace(policy, schedule_to_start=QUEUE_OF_MANY)
 
 
 def lasting(policy: Policy, extra_seconds: float) -> Policy:

@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
     from loradock.core.ids import host_engine_queue
     from loradock.core.models import Failure
     from workflows.batches import ENGINES_AT_ONCE, TOLD, BatchResult, failed_step
-    from workflows.calls import HOST_LOAD, HOST_UNDO, REGISTRY, call
+    from workflows.calls import HOST_LOAD, HOST_UNDO, REGISTRY, call, one_of_many
     from workflows.children import ChildSteps, child_failure
     from workflows.failures import failure_of, is_cancel
     from workflows.fan_out import Outcome, fan_out
@@ -105,7 +105,7 @@ class LoadOnEngines:
         )
         queue = host_engine_queue(item.target.agent)
         return await call(
-            LOAD_ON_ENGINE, work, HOST_LOAD, queue=queue, summary=f"load on {item.target.engine}"
+            LOAD_ON_ENGINE, work, one_of_many(HOST_LOAD), queue=queue, summary=f"load on {item.target.engine}"
         )
 
     async def _take_off(self, item: BatchItem) -> UnloadedAdapter:
@@ -120,7 +120,11 @@ class LoadOnEngines:
         )
         queue = host_engine_queue(item.target.agent)
         return await call(
-            UNLOAD_FROM_ENGINE, unload, HOST_UNDO, queue=queue, summary=f"take it off {item.target.engine}"
+            UNLOAD_FROM_ENGINE,
+            unload,
+            one_of_many(HOST_UNDO),
+            queue=queue,
+            summary=f"take it off {item.target.engine}",
         )
 
     async def _stage(self, outcomes: list[LoadOutcome]) -> None:

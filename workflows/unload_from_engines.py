@@ -25,7 +25,7 @@ with workflow.unsafe.imports_passed_through():
     from loradock.core.ids import host_engine_queue
     from loradock.core.models import StepReport, StepState
     from workflows.batches import ENGINES_AT_ONCE, BatchResult, failed_step
-    from workflows.calls import HOST_ENGINE, HOST_UNDO, REGISTRY, call, lasting
+    from workflows.calls import HOST_ENGINE, HOST_UNDO, REGISTRY, call, lasting, one_of_many
     from workflows.children import ChildSteps, child_failure
     from workflows.failures import failure_of, is_cancel
     from workflows.fan_out import Outcome, fan_out, first_failure
@@ -114,7 +114,7 @@ class UnloadFromEngines:
         return await call(
             UNLOAD_FROM_ENGINE,
             unload,
-            lasting(policy, self._given.drain_seconds),
+            lasting(one_of_many(policy), self._given.drain_seconds),
             queue=host_engine_queue(item.target.agent),
             summary=f"unload from {item.target.engine}",
         )
@@ -123,7 +123,11 @@ class UnloadFromEngines:
         host = HostInput(run=self._given.run, ref=item.ref, target=item.target)
         queue = host_engine_queue(item.target.agent)
         await call(
-            RESUME_ADAPTER, host, HOST_UNDO, queue=queue, summary=f"let requests in on {item.target.engine}"
+            RESUME_ADAPTER,
+            host,
+            one_of_many(HOST_UNDO),
+            queue=queue,
+            summary=f"let requests in on {item.target.engine}",
         )
 
     async def _note_steps(self, outcomes: list[UnloadOutcome]) -> None:

@@ -24,6 +24,8 @@ from loradock.engines.protocol import (
 _PREFIX: Final = "/loradock/v1"
 _CODES: Final = {"unauthorized": "engine_unauthorized", "not_found": "engine_not_supported"}
 """Codes of the extension that have another name, or a wider meaning, on our side."""
+_KEEP_ALIVE_SECONDS: Final = 2.0
+"""For so long an idle connection is used again: uvicorn closes it after 5 s, and a call that meets that moment breaks."""
 _OWN_WORDS: Final = frozenset({"self", "code", "message"})
 
 Result = TypeVar("Result", bound=BaseModel)
@@ -61,7 +63,10 @@ class VllmEngine:
         self._owns_client = client is None
         # Neither proxies nor credentials of the environment: the engine is a neighbour.
         self._client = client or httpx.AsyncClient(
-            trust_env=False, follow_redirects=False, verify=tls or True
+            trust_env=False,
+            follow_redirects=False,
+            verify=tls or True,
+            limits=httpx.Limits(keepalive_expiry=_KEEP_ALIVE_SECONDS),
         )
         self._connect_seconds = connect_seconds
         self._call_seconds = call_seconds

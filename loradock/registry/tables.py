@@ -332,6 +332,7 @@ class CardRow(Base):
         CheckConstraint("num_nonnulls(operation, repair) >= 1", name="brought_by"),
         Index(None, "adapter", "version", "engine"),
         Index(None, "state", "adapter", "version", "engine"),
+        Index(None, "pool", "adapter", "version", "engine"),
         Index(None, "operation"),
     )
 

@@ -113,9 +113,12 @@ async def test_only_what_takes_long_is_passed_on_and_then_its_end_as_well() -> N
         for one in steps:
             patient.report("op-1", one)
 
+    unended = step("unended", StepState.RUNNING)
     quick = [step("quick", StepState.RUNNING), step("quick", StepState.SUCCEEDED)]
     slow = [step("slow", StepState.RUNNING), step("slow", StepState.RUNNING, 5)]
-    await asyncio.to_thread(tell, *quick, *slow)
+    await asyncio.to_thread(tell, *quick, unended, *slow)
+    await asyncio.sleep(0)
+    patient.over("op-1", "unended")  # as its activity does, which says how it ended by its result
     async with asyncio.timeout(10):
         while not reports.seen:
             await asyncio.sleep(0.01)

@@ -72,6 +72,7 @@ async def test_lists_use_their_indexes(filled: Database) -> None:
         ("cards", lambda tx: cards.list_cards(tx, adapter="a7", limit=10)),
         ("cards", lambda tx: cards.list_cards(tx, engine="e7", limit=10)),
         ("cards", lambda tx: cards.list_cards(tx, state=CardState.DRAINING, limit=10)),
+        ("cards", lambda tx: cards.list_cards(tx, pool="nothing", limit=10)),
         ("operations", lambda tx: operations.list_operations(tx, limit=10)),
         ("operations", lambda tx: operations.list_operations(tx, adapter="a7", limit=10)),
         ("operations", lambda tx: operations.list_operations(tx, state=OperationState.FAILED, limit=10)),
