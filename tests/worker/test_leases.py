@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -18,6 +17,7 @@ from loradock.core.errors import LoradockError
 from loradock.core.requests import CacheReport, LeaseRenewal
 from loradock.engines import VllmEngine
 from loradock.engines.protocol import Engine
+from loradock.engines.simulated import Faults
 from loradock.registry import engines as registered
 from loradock.registry.database import Database
 from loradock.registry.views import EngineView
@@ -289,7 +289,7 @@ async def test_an_agent_with_nothing_new_to_tell_quotes_what_it_told(
         await keeper.look()
         for _ in range(2):
             await keeper.renew()
-        engines["e1"].inside._facts = replace(engines["e1"].inside.facts, usable_slots=1)
+        engines["e1"].inside.faults = Faults(dead=True)
         await keeper.look()
         for _ in range(2):
             await keeper.renew()
@@ -300,4 +300,4 @@ async def test_an_agent_with_nothing_new_to_tell_quotes_what_it_told(
     assert sent == [told, quoted, told, quoted, quoted, told]
     found = await view(database)
     assert found is not None
-    assert (found.status, found.usable_slots) == ("alive", 1)
+    assert found.status == "unreachable"

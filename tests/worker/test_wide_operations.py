@@ -32,10 +32,8 @@ class Fleet:
     inside: SimulatedFleet
     drivers: dict[str, Any]
 
-    def holding(self) -> set[str]:
-        return {
-            name for name, engine in self.inside.engines.items() if engine.names.foreign() or engine._resident
-        }
+    async def holding(self) -> set[str]:
+        return {name for name, engine in self.inside.engines.items() if await engine.list_ids()}
 
 
 @pytest.fixture
@@ -72,7 +70,7 @@ async def test_a_wide_load_and_unload_tell_of_every_engine(
         assert loaded.result is not None
         assert set(loaded.result["engines"]) == others
         assert loaded.result["failed_engines"] == {AWKWARD: "no_free_slot"}
-        assert fleet.holding() == others
+        assert await fleet.holding() == others
         assert set((await service.registry.states()).values()) == {"serving"}
         steps = {(step.engine, step.name): step for step in loaded.steps}
         assert len(steps) == 180
@@ -87,7 +85,7 @@ async def test_a_wide_load_and_unload_tell_of_every_engine(
         unloaded = await service.ended(unload, await service.start(unload))
         assert unloaded.state is OperationState.SUCCEEDED, unloaded.error
         assert {step.state for step in unloaded.steps} == {StepState.SUCCEEDED}
-        assert fleet.holding() == set()
+        assert await fleet.holding() == set()
         assert await service.registry.states() == {}
 
 
@@ -104,13 +102,13 @@ async def test_a_wide_load_that_was_terminated_is_put_back(
         operation = await submit(service, ref)
         await service.start(operation)
         async with asyncio.timeout(30):
-            while len(fleet.holding()) < 59:
+            while len(await fleet.holding()) < 59:
                 await asyncio.sleep(0.05)
         await terminate(service, operation)
         assert await sweeper.run_once() == 1
         ended = await service.recovered(operation)
         assert (ended.state, ended.repairs_pending) == (OperationState.FAILED, False)
-        assert fleet.holding() == set()
+        assert await fleet.holding() == set()
         assert await service.registry.states() == {}
 
 
@@ -128,7 +126,7 @@ async def test_a_wide_load_that_failed_and_is_reset_ends_well(
             OperationState.FAILED,
             "engine_not_verified",
         )
-        assert fleet.holding() == set()
+        assert await fleet.holding() == set()
         assert await service.registry.states() == {}
         fleet.inside.engines[AWKWARD].faults = Faults()
 
@@ -136,5 +134,5 @@ async def test_a_wide_load_that_failed_and_is_reset_ends_well(
         ended = await service.ended(operation, again)
 
         assert (ended.state, ended.run_id, ended.error) == (OperationState.SUCCEEDED, again, None)
-        assert fleet.holding() == set(fleet.drivers)
+        assert await fleet.holding() == set(fleet.drivers)
         assert set((await service.registry.states()).values()) == {"serving"}
