@@ -22,6 +22,8 @@ VALUES = {
     "operation": "op-1",
     "engine": "e0",
     "agent": "a0",
+    "upload": "up-" + "0" * 32,
+    "index": "0",
 }
 
 
