@@ -7,13 +7,11 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from loradock.dev.engine_environment import EngineEnvironment
 from loradock.dev.samples import Samples
-from loradock.dev.simulated_model import write_adapter
 from tests.fixtures.infra import PROJECT
 from tests.oracle.operator import Operator
 from tests.oracle.timeline import Residence, Timeline
@@ -27,25 +25,13 @@ SECONDS = float(os.environ.get("LORADOCK_ORACLE_SECONDS", "45"))
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(SECONDS + 400)]
 
-ADAPTERS = {
-    "greeter-v1": "oracle-greeter@1",
-    "greeter-v2": "oracle-greeter@2",
-    "poet": "oracle-poet@1",
-    "noise": "oracle-poet@2",
-}
+ADAPTERS = {"greeter-v1": "oracle-greeter@1", "greeter-v2": "oracle-greeter@2", "poet": "oracle-poet@1"}
 """Which weights are published as which version."""
 
 
 @pytest.fixture(scope="module")
-def folders(tiny_model: Samples, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    noise = tmp_path_factory.mktemp("oracle") / "noise"
-    write_adapter(noise, seed=7, rank=8)
-    return {**tiny_model.adapters, "noise": noise}
-
-
-@pytest.fixture(scope="module")
-def truth(engine_environment: EngineEnvironment, tiny_model: Samples, folders: dict[str, Path]) -> Truth:
-    return learn(engine_environment, tiny_model, folders, PROJECT / ".loradock" / "cache")
+def truth(engine_environment: EngineEnvironment, tiny_model: Samples) -> Truth:
+    return learn(engine_environment, tiny_model, tiny_model.adapters, PROJECT / ".loradock" / "cache")
 
 
 @pytest.fixture
@@ -70,12 +56,12 @@ async def operate(stack: RunningStack, traffic: Traffic, operator: Operator, sec
 
 
 def test_every_answer_is_that_of_the_weights_that_are_live(
-    stack: RunningStack, tiny_model: Samples, folders: dict[str, Path], truth: Truth
+    stack: RunningStack, tiny_model: Samples, truth: Truth
 ) -> None:
     assert len(truth.questions) >= 4, "too few questions tell the weights apart"
     for weights, name in ADAPTERS.items():
         adapter, version = name.split("@")
-        assert stack.publish(adapter, folders[weights])["version"] == int(version)
+        assert stack.publish(adapter, tiny_model.adapters[weights])["version"] == int(version)
     seed = int(time.time())
     timeline = Timeline(
         truth, {**{name: weights for weights, name in ADAPTERS.items()}, tiny_model.base_name: BASE}

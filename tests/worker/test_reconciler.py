@@ -45,7 +45,9 @@ async def test_a_cause_in_a_transaction_has_the_engine_repaired(
         await service.join(drivers)
         ref = await service.publish(folder)
         await service.load(ref)
-        engines["e1"].inside._resident.clear()  # the engine has lost it, and nobody has told
+        inside = engines["e1"].inside
+        for int_id in await inside.list_ids():  # the engine has lost it, and nobody has told
+            await inside.remove(int_id)
         async with service.database.transaction() as tx:
             await tx.session.execute(text("UPDATE cards SET state = 'lost' WHERE engine = 'e1'"))
             await reconcile_queue.want(tx, {"e1": "the test says so"})
