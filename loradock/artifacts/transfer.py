@@ -66,7 +66,7 @@ def download(reader: Reader, path: Path, progress: Progress, *, limit: int) -> C
     """
     with disk_errors(_WRITING):
         descriptor = create_file(path)
-    options = TransferOptions(attempts=1)
+    options = TransferOptions(attempts=1, parts=1)  # one reader: there is nothing else to read from
     return _Transfer(descriptor, lambda _start, _length: nullcontext(reader), progress, options).run(limit)
 
 

@@ -1,6 +1,7 @@
 """The copy loop: bytes, hash and size are those that went through."""
 
 import hashlib
+import io
 import os
 from pathlib import Path
 
@@ -80,3 +81,10 @@ def test_what_stops_the_transfer_passes_through(tmp_path: Path) -> None:
 
     with refused("store_unavailable"):
         download(Broken(), tmp_path / "two", NoProgress(), limit=1)
+
+
+def test_a_stream_larger_than_a_range_is_read_from_its_one_reader(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 70_000  # more than 16 MiB
+    copied = download(io.BytesIO(data), tmp_path / "file", NoProgress(), limit=len(data))
+    assert copied.sha256 == hashlib.sha256(data).hexdigest()
+    assert (tmp_path / "file").read_bytes() == data
