@@ -17,6 +17,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from api.app import create_app
 from api.auth import TokenBook
 from api.dependencies import ApiDependencies
+from api.presence import presence
 from loradock.core.errors import LoradockError
 from loradock.core.settings import Settings
 from loradock.core.uploads import UploadPlace
@@ -138,7 +139,8 @@ class ApiServer(uvicorn.Server):
         listener = _listen(self._host, self._port)
         self.url = _url(self._host, listener)
         try:
-            await self.serve(sockets=[listener])
+            async with presence(self._parts.database, self._parts.settings.agent_lease_seconds):
+                await self.serve(sockets=[listener])
         finally:
             listener.close()
             if self._ready_file is not None:

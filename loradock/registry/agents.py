@@ -14,7 +14,7 @@ from loradock.core.requests import EngineReport, LeaseKeep, LeaseRenewal
 from loradock.registry import base_models, cards, reconcile_queue
 from loradock.registry.audit import SYSTEM_ACTOR
 from loradock.registry.database import Reader, Transaction
-from loradock.registry.engines import lease_holds
+from loradock.registry.lease_keeping import lease_holds
 from loradock.registry.tables import AgentRow, CardRow, DriftRow, EngineRow
 from loradock.registry.views import LeaseGranted, LeaseKept
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, select
 
 from loradock.core.base_config import BaseConfig
 from loradock.core.errors import LoradockError
@@ -10,14 +10,10 @@ from loradock.core.models import EngineStatus
 from loradock.core.requests import CacheReport
 from loradock.registry import drift_views
 from loradock.registry.database import Reader, Transaction
+from loradock.registry.lease_keeping import lease_holds
 from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
 from loradock.registry.tables import AgentRow, EngineRow
 from loradock.registry.views import EngineView, Page
-
-
-def lease_holds() -> ColumnElement[bool]:
-    """SQL: the engine's agent has renewed its lease in time. The clock is the database's alone."""
-    return EngineRow.lease_until > func.clock_timestamp()
 
 
 def is_alive() -> ColumnElement[bool]:

@@ -281,6 +281,24 @@ class EngineRow(Base):
     seen_at: Mapped[datetime | None]
 
 
+class LeaseKeepingRow(Base):
+    """One row: whether anybody is there to renew leases with. See `loradock.registry.lease_keeping`.
+
+    Attributes:
+        held_from: leases that ran at least up to here were good when the service was last there.
+        expected_by: when the service is counted as away.
+        grace_until: after it was away: how long agents have to come back.
+    """
+
+    __tablename__ = "lease_keeping"
+    __table_args__ = (CheckConstraint("single", name="single"),)
+
+    single: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    held_from: Mapped[datetime]
+    expected_by: Mapped[datetime]
+    grace_until: Mapped[datetime]
+
+
 class DeploymentRow(Base):
     """An adapter in a pool: its revision is what traffic tables compare."""
 

@@ -169,7 +169,7 @@ class CollectionMachine(RuleBasedStateMachine):
                 await tx.session.execute(
                     text(
                         "TRUNCATE artifact_tombstones, cards, deployment_versions, deployments, aliases, versions,"
-                        " idempotency_keys, operation_steps, operation_targets, operations, adapters"
+                        " operations, adapters CASCADE"
                     )
                 )
 
