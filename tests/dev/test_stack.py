@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from loradock.dev.engine_environment import EngineEnvironment
-from loradock.dev.options import EngineKind, StackOptions
+from loradock.dev.options import StackOptions
 from loradock.dev.stack import Stack
 from tests.dev.processes import alive, environment, wait_until
 
@@ -173,20 +171,3 @@ async def test_without_vllm_it_says_what_to_do_and_never_falls_back(tmp_path: Pa
     with pytest.raises(Exception, match=r"make \.venv-engine"):
         async with Stack(options, events.append):
             pass
-
-
-@pytest.mark.engine
-@pytest.mark.timeout(400)
-async def test_two_real_engines_come_up(tmp_path: Path, engine_environment: EngineEnvironment) -> None:
-    options = StackOptions(project=tmp_path, engine_environment=engine_environment.folder)
-    assert options.engine_kind is EngineKind.VLLM
-    events: list[object] = []
-    began = time.monotonic()
-    async with Stack(options, events.append) as stack:
-        pids = [stack.supervisor.pid(name) for name in stack.supervisor.names]
-        assert time.monotonic() - began < 300
-        assert [engine.kind for engine in stack.info.engines] == ["vllm", "vllm"]
-        os.kill(stack.supervisor.pid("engine-1"), signal.SIGKILL)
-        await stack.supervisor.restart("engine-1")
-        assert httpx.get(f"{stack.info.engines[0].url}/health").status_code == 200
-    assert not [pid for pid in pids if alive(pid)]
