@@ -1,11 +1,13 @@
 """Downloads and uploads side by side: ours, the seed's, boto3's, and the bare socket.
 
     python -m benchmarks.transfer [--seed-python PATH] [--rounds N] [--sizes 16,160,1000] [--folder /dev/shm]
+                                  [--per-connection MB/s]
 
 All against one SeaweedFS on 127.0.0.1, in turns within each round, so that what else the machine does meets all of
 them. `--seed-python` is an interpreter with `ai-dynamo-runtime` installed (`pip install --no-deps`); without it the
-seed's columns are left out. Prints Markdown: medians, and the processor's seconds per GB, which other work on the
-machine changes least.
+seed's columns are left out. With `--per-connection` everything goes through a relay (`benchmarks/slow_link.py`) that
+gives each connection so much, as object stores across a network do. Prints Markdown: medians, and the processor's
+seconds per GB, which other work on the machine changes least.
 """
 
 import argparse
@@ -14,12 +16,15 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import boto3
 
@@ -85,13 +90,16 @@ class Sample:
 class Bench:
     """The store, and each way to move a sample."""
 
-    def __init__(self, folder: Path, store: EmbeddedStore, server: int, seed_python: str | None) -> None:
+    def __init__(
+        self, folder: Path, store: EmbeddedStore, endpoint: str, server: int, seed_python: str | None
+    ) -> None:
         self.folder = folder
         self.store = store
+        self.endpoint = endpoint
         self.server = server
         self.seed_python = seed_python
-        self.client: S3Client = s3_client(endpoint=store.endpoint, region="us-east-1")
-        self.plain: S3Client = boto3.client("s3", endpoint_url=store.endpoint)
+        self.client: S3Client = s3_client(endpoint=endpoint, region="us-east-1")
+        self.plain: S3Client = boto3.client("s3", endpoint_url=endpoint)
         self.cached: dict[str, list[float]] = {}
 
     def sample(self, megabytes: int) -> Sample:
@@ -134,7 +142,7 @@ class Bench:
     def seed(self, sample: Sample) -> Took:
         root = self.folder / "seed"
         environment = {
-            **os.environ, **self.store.aws_environment, "AWS_ENDPOINT_URL": self.store.endpoint,
+            **os.environ, **self.store.aws_environment, "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ALLOW_HTTP": "true",
         }  # fmt: skip
         address = f"s3://{BUCKET}/plain-{sample.megabytes}"
@@ -199,6 +207,20 @@ class Bench:
     def _forget(self, prefix: str) -> None:
         for item in self.plain.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", []):
             self.plain.delete_object(Bucket=BUCKET, Key=item["Key"])
+
+
+@contextmanager
+def reached(endpoint: str, per_connection: float | None) -> Iterator[str]:
+    """The address under which clients reach the store: its own, or that of a relay with a limit per connection."""
+    if per_connection is None:
+        yield endpoint
+        return
+    port = str(urlsplit(endpoint).port)
+    command = [sys.executable, "-m", "benchmarks.slow_link", port, str(per_connection)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as relay:
+        assert relay.stdout is not None
+        yield f"http://127.0.0.1:{relay.stdout.readline().strip()}"
+        relay.kill()
 
 
 def timed(work: Callable[[], object]) -> Took:
@@ -285,6 +307,7 @@ def main() -> None:
     parser.add_argument("--seed-python")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sizes", default="16,160,1000")
+    parser.add_argument("--per-connection", type=float, metavar="MB/s")
     parser.add_argument("--folder", help="where all data lie, e.g. a memory disk; else the temp folder")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="loradock-transfer-", dir=given.folder))
@@ -297,11 +320,12 @@ def main() -> None:
         child.start()
         child.wait_ready()
         store.create_bucket(BUCKET)
-        run(
-            Bench(folder, store, child.pid, given.seed_python),
-            [int(size) for size in given.sizes.split(",")],
-            given.rounds,
-        )
+        with reached(store.endpoint, given.per_connection) as endpoint:
+            run(
+                Bench(folder, store, endpoint, child.pid, given.seed_python),
+                [int(size) for size in given.sizes.split(",")],
+                given.rounds,
+            )
     finally:
         child.stop()
         shutil.rmtree(folder, ignore_errors=True)
