@@ -59,6 +59,8 @@ class RunningStack:
         """Every answer of the API, for the search for secrets."""
         self.poison: set[str] = set()
         """Secrets that a caller put where they do not belong: they must not be found anywhere either."""
+        self.chain_end = (0, "0" * 64)
+        """Up to which event the audit was checked, and that one's hash."""
         self.stack = Stack(options, self.events.append)
         self._loop = asyncio.new_event_loop()
         self._temporal: Client | None = None
@@ -115,11 +117,18 @@ class RunningStack:
 
     def items(self, path: str) -> list[Document]:
         """All items of a list, page by page."""
+        return self.newest(path, until=lambda item: False)
+
+    def newest(self, path: str, *, until: Callable[[Document], bool]) -> list[Document]:
+        """The items of a list up to the first one that is wanted last."""
         found: list[Document] = []
         cursor = ""
         while True:
             page = self.get(f"{path}{'&' if '?' in path else '?'}limit=200{cursor}")
-            found += page["items"]
+            for item in page["items"]:
+                found.append(item)
+                if until(item):
+                    return found
             if not page.get("next"):
                 return found
             cursor = f"&cursor={page['next']}"
