@@ -102,9 +102,11 @@ class _Comparison:
         engine = found[0]
         if not engine.incarnation == target.incarnation == self._seen.incarnation:
             return Looked(changed=True)
-        wanted = [one for one in (await wanted_on(tx, [name]))[name] if one.ref.adapter in adapters]
-        cards = await self._cards()
+        # First of all who is at work: what an operation has ended is then read as it left it. Read the other way round,
+        # one that ends in between would be neither busy nor seen to have changed anything.
         busy = await _busy(tx, adapters)
+        wanted = [one for one in (await wanted_on(tx, [name]))[name] if one.ref.adapter in adapters]
+        cards = [card for card in await self._cards() if card.adapter in adapters]
         self._pass_over(cards)
         await self._withdraw(engine, cards, busy)
         routed = {
