@@ -13,6 +13,7 @@ from activities.batches import BatchActivities
 from activities.cards import CardActivities
 from activities.collection import CollectionActivities
 from activities.failures import FailureInterceptor
+from activities.liveness import LivenessInterceptor
 from activities.operations import OperationActivities
 from activities.progress import TransferSlots
 from activities.reconcile import ReconcileActivities
@@ -41,6 +42,7 @@ from worker.temporal import (
     connect,
     workflow_runner,
 )
+from workflows.calls import DEATH_SHOWS
 from workflows.registered import WORKFLOWS
 
 _log = logging.getLogger(__name__)
@@ -129,7 +131,7 @@ def lifecycle_worker(
         activity_executor=executor,
         max_concurrent_activities=ACTIVITIES_AT_ONCE,
         workflow_runner=workflow_runner(),
-        interceptors=[FailureInterceptor()],
+        interceptors=[LivenessInterceptor(DEATH_SHOWS), FailureInterceptor()],
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,

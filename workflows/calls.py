@@ -35,8 +35,12 @@ class Policy:
     heartbeat: timedelta | None = None
 
 
+DEATH_SHOWS: Final = timedelta(seconds=8)
+"""How soon it shows that a worker died in the middle of an activity: cards are to be true again 10 s after a crash."""
+
 REGISTRY: Final = Policy(
     start_to_close=timedelta(seconds=15),
+    heartbeat=DEATH_SHOWS,
     retry=RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=5)),
 )
 """Postgres: retried for as long as it is away."""
@@ -67,7 +71,7 @@ LEFTOVERS: Final = Policy(
 HOST_DOWNLOAD: Final = Policy(
     schedule_to_start=timedelta(seconds=30),
     start_to_close=timedelta(hours=2),
-    heartbeat=timedelta(seconds=20),
+    heartbeat=DEATH_SHOWS,
     retry=RetryPolicy(
         initial_interval=timedelta(milliseconds=500),
         maximum_interval=timedelta(seconds=10),
@@ -77,7 +81,7 @@ HOST_DOWNLOAD: Final = Policy(
 HOST_ENGINE: Final = Policy(
     schedule_to_start=timedelta(seconds=30),
     start_to_close=timedelta(minutes=5),
-    heartbeat=timedelta(seconds=20),
+    heartbeat=DEATH_SHOWS,
     retry=RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_attempts=4),
 )
 HOST_LOAD: Final = replace(HOST_DOWNLOAD, retry=HOST_ENGINE.retry)
@@ -86,7 +90,7 @@ HOST_LOAD: Final = replace(HOST_DOWNLOAD, retry=HOST_ENGINE.retry)
 HOST_UNDO: Final = Policy(
     schedule_to_start=timedelta(seconds=10),
     start_to_close=timedelta(seconds=60),
-    heartbeat=timedelta(seconds=20),
+    heartbeat=DEATH_SHOWS,
     retry=RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_attempts=3),
 )
 
@@ -98,6 +102,7 @@ HOST_LOOK: Final = Policy(
 """An engine is asked what it holds: one that does not answer is asked again at the next look."""
 
 QUEUE_OF_MANY: Final = timedelta(seconds=60)
+SILENCE_OF_MANY: Final = timedelta(seconds=20)
 
 HOST_CACHE: Final = Policy(
     schedule_to_start=timedelta(seconds=30),
@@ -109,8 +114,8 @@ HOST_CACHE: Final = Policy(
 
 
 def one_of_many(policy: Policy) -> Policy:
-    """The policy for a host that works for many engines at once: its queue may be long, and it lives all the same."""
-    return replace(policy, schedule_to_start=QUEUE_OF_MANY)
+    """The policy for a host that works for many engines at once: it is slow to take and to tell, and lives all the same."""
+    return replace(policy, schedule_to_start=QUEUE_OF_MANY, heartbeat=SILENCE_OF_MANY)
 
 
 def lasting(policy: Policy, extra_seconds: float) -> Policy:
