@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from loradock.core.models import CardState, EngineStatus
 from loradock.core.requests import EngineReport, LeaseKeep, LeaseRenewal
-from loradock.registry import base_models, cards, reconcile_queue
+from loradock.registry import base_models, cards, reconcile_queue, unloading
 from loradock.registry.audit import SYSTEM_ACTOR
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.lease_keeping import lease_holds
@@ -258,14 +258,17 @@ class _EngineRenewal:
         self._audit("engine.unreachable", lost=names)
 
     async def _recover_cards(self) -> None:
-        """The process never died and holds the weights still: what was routed to it may be again."""
+        """The process never died and holds the weights still: what was routed to it may be again.
+
+        Except for what an unload takes away: it found these cards lost, and withdraws none that serves after that.
+        """
         row = self._row
         here = (CardRow.engine == row.id) & (CardRow.incarnation == row.incarnation)
         held = CardRow.served_name.in_(row.resident) if row.served is None else served_as(row.served)
         in_doubt = exists().where(
             DriftRow.engine == CardRow.engine, DriftRow.served_name == CardRow.served_name
         )
-        back = here & (CardRow.state == CardState.LOST) & held & ~in_doubt
+        back = here & (CardRow.state == CardState.LOST) & held & ~in_doubt & ~unloading.being_unloaded()
         changed = update(CardRow).where(back).values(state=CardState.SERVING, since=func.now())
         found = await self._tx.session.execute(
             changed.returning(CardRow.adapter, CardRow.version),

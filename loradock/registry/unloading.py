@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from sqlalchemy import Select, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, select, tuple_, update
 
 from loradock.core.batches import MAX_CARDS
 from loradock.core.errors import LoradockError
-from loradock.core.models import CardState, OperationState, RunRef, VersionRef
+from loradock.core.models import CardState, OperationKind, OperationState, RunRef, VersionRef
 from loradock.core.requests import (
     EngineTarget,
     OperationResult,
@@ -18,7 +18,7 @@ from loradock.core.requests import (
 from loradock.registry import adapter_rows, deployments, engines, reconcile_queue, versions
 from loradock.registry.cards import SHOWN
 from loradock.registry.database import Reader, Transaction
-from loradock.registry.operations import about
+from loradock.registry.operations import IS_ACTIVE, about
 from loradock.registry.runs import active, claim, claim_active, end, ended
 from loradock.registry.tables import CardRow, DeploymentVersionRow, EngineRow, OperationRow
 
@@ -127,6 +127,26 @@ def _item(card: CardRow, engine: EngineRow) -> UnloadItem:
     )
 
 
+def being_unloaded() -> ColumnElement[bool]:
+    """SQL, of a card: an unload that has begun means to take it away.
+
+    Whoever holds the row of the card's engine, as `withdraw` does too, and finds none may let the card serve: one that
+    begins later withdraws it.
+    """
+    row, wanted = OperationRow, OperationRow.request
+    named = wanted["engines"]
+    every_engine = func.coalesce(func.jsonb_typeof(named), "null") == "null"
+    return exists().where(
+        IS_ACTIVE,
+        row.kind == OperationKind.UNLOAD,
+        row.state != OperationState.PENDING,
+        (row.adapter == CardRow.adapter) & (row.pool == CardRow.pool),
+        row.version.is_(None) | (row.version == CardRow.version),
+        wanted["keep_version"].as_integer().is_distinct_from(CardRow.version),
+        every_engine | func.jsonb_exists(named, CardRow.engine),
+    )
+
+
 async def withdraw(tx: Transaction, run: RunRef, plan: UnloadPlan) -> None:
     """Stop the traffic to all cards of the plan at one moment: serving becomes draining.
 
@@ -202,8 +222,8 @@ async def _forget_cards(tx: Transaction, plan: UnloadPlan) -> None:
     await engines.lock_engines(tx, _engines(plan))
     places = [(item.target.engine, item.target.incarnation, item.ref.version) for item in plan.items]
     place = tuple_(CardRow.engine, CardRow.incarnation, CardRow.version)
-    gone = delete(CardRow).where(CardRow.adapter == plan.adapter, place.in_(places))
-    await tx.session.execute(gone.where(CardRow.state.in_([CardState.DRAINING, CardState.LOST])))
+    # Whatever they say: what the operation's lock has not kept from changing must not be what is served after it.
+    await tx.session.execute(delete(CardRow).where(CardRow.adapter == plan.adapter, place.in_(places)))
 
 
 def _engines(plan: UnloadPlan) -> list[str]:

@@ -165,6 +165,7 @@ async def test_restoring_does_not_route_to_an_engine_that_is_gone(world: World) 
         "greeter@1 on e3": "serving",
     }
     held = {"resident": ("greeter@1",)}
+    await world.finish(run)
     await world.renew(report("e1", "life-2"), report("e2", **held), report("e3", **held))
     assert (await world.states())["greeter@1 on e2"] == "serving"
 
