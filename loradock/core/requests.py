@@ -169,7 +169,8 @@ class UnloadItem(Model):
     """One card that an unload takes away.
 
     Attributes:
-        lost: the card was lost with an earlier life of the engine: nobody is asked, only the card goes.
+        lost: the card was lost with an earlier life of the engine, or the engine with its agent: nobody is asked, only
+            the card goes.
     """
 
     target: EngineTarget

@@ -518,7 +518,7 @@ class OperationTargetRow(Base):
     Attributes:
         run_id: of the run that made the plan.
         position: 0, 1, 2 …; a batch is a range of them.
-        lost: the card was lost with an earlier life of the engine: nobody is asked, only the card goes.
+        lost: nobody is asked, only the card goes; see `UnloadItem`.
         ready: the version answers there and its card is staged.
         code: why it is not.
     """

@@ -18,6 +18,7 @@ from loradock.core.requests import (
 from loradock.registry import adapter_rows, deployments, engines, reconcile_queue, versions
 from loradock.registry.cards import SHOWN
 from loradock.registry.database import Reader, Transaction
+from loradock.registry.lease_keeping import lease_holds
 from loradock.registry.operations import IS_ACTIVE, about
 from loradock.registry.runs import active, claim, claim_active, end, ended
 from loradock.registry.tables import CardRow, DeploymentVersionRow, EngineRow, OperationRow
@@ -48,7 +49,7 @@ async def check_unload(tx: Reader, request: UnloadRequest) -> UnloadPlan:
     if not found:
         what = f"{request.adapter}@{request.version}" if request.version else request.adapter
         raise LoradockError("version_not_loaded", f"no engine of pool {request.pool} serves {what}")
-    taken = tuple(sorted({card.version for card, _ in found}))
+    taken = tuple(sorted({card.version for card, _, _ in found}))
     if len(found) > MAX_CARDS:
         raise LoradockError(
             "too_many_engines",
@@ -59,7 +60,7 @@ async def check_unload(tx: Reader, request: UnloadRequest) -> UnloadPlan:
     return UnloadPlan(
         adapter=request.adapter,
         pool=request.pool,
-        items=tuple(_item(card, engine) for card, engine in found),
+        items=tuple(_item(card, engine, leased=leased) for card, engine, leased in found),
         versions=taken,
     )
 
@@ -78,9 +79,9 @@ async def _check_names(tx: Reader, request: UnloadRequest) -> None:
                 raise engines.not_found(name)
 
 
-def _cards(request: UnloadRequest) -> Select[CardRow, EngineRow]:
+def _cards(request: UnloadRequest) -> Select[CardRow, EngineRow, bool]:
     query = (
-        select(CardRow, EngineRow)
+        select(CardRow, EngineRow, lease_holds())
         .join(EngineRow, EngineRow.id == CardRow.engine)
         .where(CardRow.adapter == request.adapter, CardRow.pool == request.pool, CardRow.state.in_(SHOWN))
         .order_by(CardRow.version, CardRow.engine)
@@ -118,8 +119,11 @@ async def _check_weight(tx: Reader, request: UnloadRequest, taken: tuple[int, ..
         )
 
 
-def _item(card: CardRow, engine: EngineRow) -> UnloadItem:
-    over = engine.incarnation != card.incarnation
+def _item(card: CardRow, engine: EngineRow, *, leased: bool) -> UnloadItem:
+    """A card that goes. An engine that cannot be asked holds up nobody: should it return, what it still holds is left
+    over, and the reconciler takes it out.
+    """
+    over = engine.incarnation != card.incarnation or not leased
     return UnloadItem(
         target=EngineTarget(engine=card.engine, agent=engine.agent, incarnation=card.incarnation),
         ref=VersionRef(adapter=card.adapter, version=card.version, digest=card.digest, int_id=card.int_id),
@@ -210,12 +214,18 @@ async def commit_unload(tx: Transaction, run: RunRef, plan: UnloadPlan) -> Opera
     result = OperationResult(
         version=plan.versions[0] if len(plan.versions) == 1 else None,
         engines=tuple(_engines(plan)),
-        details={"versions": list(plan.versions)},
+        details=_details(plan),
     )
-    facts: dict[str, Any] = {"versions": list(plan.versions), "engines": list(result.engines)}
+    facts: dict[str, Any] = {**result.details, "engines": list(result.engines)}
     tx.audit("adapter.unloaded", **about(operation), **facts)
     await end(tx, operation, OperationState.SUCCEEDED, result=result)
     return result
+
+
+def _details(plan: UnloadPlan) -> dict[str, Any]:
+    """The versions, and engines that were not asked since what they served was lost."""
+    not_asked = sorted({item.target.engine for item in plan.items if item.lost})
+    return {"versions": list(plan.versions)} | ({"not_asked": not_asked} if not_asked else {})
 
 
 async def _forget_cards(tx: Transaction, plan: UnloadPlan) -> None:

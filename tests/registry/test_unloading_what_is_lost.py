@@ -6,10 +6,11 @@ import pytest
 from sqlalchemy import update
 
 from loradock.core.models import CardState, RunRef
-from loradock.core.requests import EngineReport, UnloadPlan, UnloadRequest
+from loradock.core.reconcile import DriftKind
+from loradock.core.requests import EngineReport, OperationResult, UnloadPlan, UnloadRequest
 from loradock.registry import agents, deployments, runs, unloading
 from loradock.registry.tables import CardRow
-from tests.registry.reconcile_world import Looks
+from tests.registry.reconcile_world import Looks, held
 from tests.registry.world import World, new_placement, report, run_of
 
 
@@ -36,9 +37,9 @@ async def _withdraw(world: World, run: RunRef, plan: UnloadPlan) -> None:
         await unloading.withdraw(tx, run, plan)
 
 
-async def _commit(world: World, run: RunRef, plan: UnloadPlan) -> None:
+async def _commit(world: World, run: RunRef, plan: UnloadPlan) -> OperationResult:
     async with world.database.transaction() as tx:
-        await unloading.commit_unload(tx, run, plan)
+        return await unloading.commit_unload(tx, run, plan)
 
 
 async def _nothing_is_left(world: World) -> bool:
@@ -124,3 +125,38 @@ async def test_the_end_of_an_unload_forgets_its_cards_whatever_they_say(world: W
         await tx.session.execute(update(CardRow).values(state=CardState.SERVING))
     await _commit(world, run, plan)
     assert await _nothing_is_left(world)
+
+
+async def test_of_a_host_that_is_gone_only_the_cards_go(world: World) -> None:
+    await _on_two_hosts(world)
+    await _lapse(world, "e2", "host-2")
+    run, plan = await world.plan_unload()
+    assert [(item.target.engine, item.lost) for item in plan.items] == [("e1", False), ("e2", True)]
+    await _withdraw(world, run, plan)
+    result = await _commit(world, run, plan)
+    assert (result.engines, result.details) == (("e1", "e2"), {"versions": [1], "not_asked": ["e2"]})
+    assert await _nothing_is_left(world)
+
+
+async def test_what_a_host_that_was_gone_still_holds_is_taken_out_when_it_returns(world: World) -> None:
+    await _on_two_hosts(world)
+    (card,) = await world.cards(engine="e2")
+    await _lapse(world, "e2", "host-2")
+    run, plan = await world.plan_unload()
+    await _withdraw(world, run, plan)
+    await _commit(world, run, plan)
+    await world.renew(_holding("e2"), agent="host-2")
+    looks = Looks(world)
+    assert "e2" in await looks.due()
+    ref = plan.items[1].ref
+    (repair,) = (await looks.look(held(ref, str(card.operation)), engine="e2")).repairs
+    assert (repair.kind, repair.take_out, repair.put_in) == (DriftKind.LEFTOVER, ref, None)
+    assert await world.cards() == []
+
+
+async def test_an_engine_whose_agent_lives_is_asked_about_its_lost_cards(world: World) -> None:
+    await _on_two_hosts(world)
+    await world.renew(_holding("e2").model_copy(update={"reachable": False}), agent="host-2")
+    assert (await world.states())["greeter@1 on e2"] == "lost"
+    _, plan = await world.plan_unload()
+    assert [item.lost for item in plan.items] == [False, False]

@@ -74,6 +74,24 @@ def test_a_lost_version_can_be_unloaded_while_its_engine_is_away(
     assert stack.items("/v1/cards") == []
 
 
+def test_a_host_that_is_gone_holds_up_no_unload_and_gives_back_what_it_held(
+    stack: RunningStack, make: MakeAdapter, name: str
+) -> None:
+    stack.publish(name, make())
+    stack.load(name, 1)
+    stack.kill("agent-2")
+    eventually(lambda: statuses(stack) == {"alive", "lost"}, "agent-2's lease still holds")
+    eventually(lambda: cards(stack) == {"serving", "lost"}, "the card on engine-2 is not lost")
+    done = stack.succeed(f"/v1/adapters/{name}/unload", {"drain": "1s"})
+    assert done["result"]["details"]["not_asked"] == ["engine-2"]
+    assert stack.items("/v1/cards") == []
+    assert (stack.held("engine-1"), stack.held("engine-2")) == (set(), {f"{name}@1"})
+    stack.restart("agent-2")
+    stack.wait_alive("engine-2")
+    eventually(lambda: stack.held("engine-2") == set(), "engine-2 still holds what was unloaded")
+    check_whole(stack)
+
+
 def test_an_engine_that_fails_puts_the_others_back(stack: RunningStack, make: MakeAdapter, name: str) -> None:
     stack.publish(name, make())
     before = stack.snapshot()
