@@ -2,7 +2,7 @@
 
 A POST is a publish that is followed by a load which takes all the traffic, which is followed by the unload of what it
 replaced. Each is an operation of its own, kept in the transaction that ends the one before: whoever gives up waiting, the
-chain goes on, and the same POST again joins it.
+chain goes on. The same POST again waits for it, and then has the source read once more: it may hold other bytes by now.
 """
 
 import asyncio
@@ -39,9 +39,7 @@ async def serve(parts: ApiDependencies, actor: str, body: LoraBody) -> LoraChang
     """
     clock = asyncio.get_running_loop()
     deadline = clock.time() + ANSWER_SECONDS
-    publish = PublishBody(source=Source(uri=body.source.uri), base_model=body.base_model)
-    then = ThenLoad(pool=body.pool, replace=True)
-    published = await submit_publish(parts, actor, None, body.lora_name, publish, then=then)
+    published = await _publish(parts, actor, body, deadline)
     published = await _succeeded(parts, published, deadline - clock.time())
     following = await _following(parts, published)
     loaded = await _succeeded(parts, following, deadline - clock.time())
@@ -84,7 +82,34 @@ async def listing(parts: ApiDependencies, agent: str | None = None) -> Loras:
     return Loras(loras={name: lora_id(name) for name in names}, count=len(names))
 
 
+async def _publish(parts: ApiDependencies, actor: str, body: LoraBody, deadline: float) -> OperationView:
+    """A publish that reads the source as it is now, or later.
+
+    One of the same source that has begun may have read other bytes: it is waited for, and followed by one of our own, or
+    by one that another caller who waited has asked for.
+    """
+    publish = PublishBody(source=Source(uri=body.source.uri), base_model=body.base_model)
+    then = ThenLoad(pool=body.pool, replace=True)
+    while True:
+        try:
+            return await submit_publish(parts, actor, None, body.lora_name, publish, then=then)
+        except LoradockError as error:
+            if error.code != "adapter_busy":
+                raise
+            in_the_way = await read_operation(parts, error.details["operation"])
+            if in_the_way.request.get("uri") != publish.source.uri:
+                raise
+        await _ended(parts, in_the_way, deadline - asyncio.get_running_loop().time())
+
+
 async def _succeeded(parts: ApiDependencies, operation: OperationView, seconds: float) -> OperationView:
+    ended = await _ended(parts, operation, seconds)
+    if ended.state is not OperationState.SUCCEEDED:
+        raise _as_error(ended.error, f"operation {ended.id} ended as {ended.state}", ended.id)
+    return ended
+
+
+async def _ended(parts: ApiDependencies, operation: OperationView, seconds: float) -> OperationView:
     ended = await wait_for_end(parts, operation, seconds)
     if ended.state.active:
         raise LoradockError(
@@ -92,8 +117,6 @@ async def _succeeded(parts: ApiDependencies, operation: OperationView, seconds: 
             f"operation {ended.id} is still {ended.state}; send the same call again to go on waiting",
             operation=ended.id,
         )
-    if ended.state is not OperationState.SUCCEEDED:
-        raise _as_error(ended.error, f"operation {ended.id} ended as {ended.state}", ended.id)
     return ended
 
 

@@ -111,6 +111,9 @@ def request_hash(kind: OperationKind, request: dict[str, Any]) -> str:
 async def submit(tx: Transaction, new: NewOperation) -> Submitted:
     """Take in a request, once, however many say it at the same time.
 
+    The same request again is the active operation that it asks for; a publish only until that begins to read its source,
+    or where the digest is given (as of every upload).
+
     Raises:
         LoradockError: `idempotency_key_reused`, `adapter_busy` (details: `operation`).
     """
@@ -121,10 +124,10 @@ async def submit(tx: Transaction, new: NewOperation) -> Submitted:
         row = await _insert(tx, new)
         if row is not None:
             return Submitted(operation=operation_view(row, ()), created=True)
-        row = await lock_holder(tx, new.lock_key)
-        if row is not None and row.request_hash != new.request_hash:
-            raise busy(row)
+        row = await _holder_kept_as_it_is(tx, new)
         if row is not None:
+            if not _answers(row, new):
+                raise busy(row)
             await _point_key(tx, new, row)
             return Submitted(operation=await _view_with_steps(tx, row), created=False)
         # What was in the way has just ended: the way may be free now.
@@ -203,6 +206,28 @@ async def _insert(tx: Transaction, new: NewOperation) -> OperationRow | None:
     await adapter_rows.lock_shared(tx, new.adapter)
     more: dict[str, Any] = {} if row.retry_of is None else {"retry_of": row.retry_of}
     tx.audit("operation.requested", **about(row), kind=row.kind, request=row.request, **more)
+    return row
+
+
+def _answers(row: OperationRow, new: NewOperation) -> bool:
+    """Whether an active operation does what the new one asks for.
+
+    A publish that has begun may have read its source before the caller wrote what is there now: unless the digest is
+    given, only one that is still to begin reads what the caller means.
+    """
+    if row.request_hash != new.request_hash:
+        return False
+    bytes_are_named = new.kind is not OperationKind.PUBLISH or new.request.get("expect_digest") is not None
+    return bytes_are_named or row.state == OperationState.PENDING
+
+
+async def _holder_kept_as_it_is(tx: Transaction, new: NewOperation) -> OperationRow | None:
+    """The active operation that holds the new one's lock; a publish does not begin (`runs.begin`) before the commit."""
+    holder = await lock_holder(tx, new.lock_key)
+    if holder is None or new.kind is not OperationKind.PUBLISH:
+        return holder
+    query = select(OperationRow).where(OperationRow.id == holder.id, IS_ACTIVE).with_for_update(read=True)
+    row: OperationRow | None = await tx.session.scalar(query.execution_options(populate_existing=True))
     return row
 
 

@@ -125,6 +125,9 @@ def _try_again() -> LoradockError:
 async def begin(tx: Transaction, run: RunRef, steps: Sequence[tuple[str, str]]) -> OperationRow:
     """Note that the work begins, and what is to be done. Further steps may be added by a later call.
 
+    Called before a publish reads its first byte: who asks for the same before this commits is answered by what is read
+    then, who asks later is not (`operations.submit`).
+
     Args:
         steps: name and engine (empty for none) in the order in which they are shown.
 

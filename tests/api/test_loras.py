@@ -1,5 +1,6 @@
 """`/v1/loras`: errors in the seed system's words, and who may call."""
 
+import asyncio
 import dataclasses
 
 import httpx
@@ -9,6 +10,7 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.dependencies import ApiDependencies
 from api.loras import lora_id
+from loradock.core.models import OperationState, RunRef
 from tests.api.conftest import AGENT_TOKEN, assert_problem, client_of
 from tests.api.world import World
 
@@ -85,3 +87,31 @@ async def test_agents_may_not_change_adapters_unless_the_service_is_told_so(app:
         assert_lora_error(await agent.post("/v1/agents/a0/loras", json=BODY), 403, "forbidden")
         assert_lora_error(await agent.delete("/v1/agents/a0/loras/greeter"), 403, "forbidden")
         assert_problem(await agent.post("/v1/loras", json=BODY), 403, "forbidden")
+
+
+async def test_a_post_that_comes_while_its_source_is_read_waits_and_has_it_read_again(
+    client: httpx.AsyncClient, parts: ApiDependencies, world: World
+) -> None:
+    await world.engines("e0")
+    first = asyncio.create_task(client.post("/v1/loras", json=BODY))
+    run = await world.begun(await world.active_operation())
+    late = [asyncio.create_task(client.post("/v1/loras", json=BODY)) for _ in range(3)]
+    await waiters(parts, run.operation, 4)
+    other = await client.post("/v1/loras", json={**BODY, "source": {"uri": "file:///srv/adapters/other"}})
+    assert_lora_error(other, 409, "adapter_busy")
+    await world.end(run, OperationState.ABORTED)
+    assert_lora_error(await first, 409, "operation_cancelled")
+    again = await world.active_operation()
+    assert again.request["uri"] == BODY["source"]["uri"]  # type: ignore[index]
+    await waiters(parts, again.id, 3)
+    await world.end(RunRef(operation=again.id, run_id="run-2", epoch=again.epoch), OperationState.ABORTED)
+    for answer in await asyncio.gather(*late):
+        assert_lora_error(answer, 409, "operation_cancelled")
+    assert len((await client.get("/v1/operations")).json()["items"]) == 2
+
+
+async def waiters(parts: ApiDependencies, operation: str, count: int) -> None:
+    """Return when so many calls wait for the operation."""
+    async with asyncio.timeout(8):
+        while len(parts.feed._watchers.get(operation, ())) < count:
+            await asyncio.sleep(0.01)

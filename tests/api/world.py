@@ -1,5 +1,6 @@
 """A fleet and its adapters, made through the registry's own functions: what agents and workflows would have written."""
 
+import asyncio
 import hashlib
 import uuid
 
@@ -152,6 +153,17 @@ class World:
                 ),
             )
         return submitted.operation
+
+    async def active_operation(self) -> OperationView:
+        """The one that is active, as soon as there is one."""
+        async with asyncio.timeout(8):
+            while True:
+                async with self._database.read() as tx:
+                    found = (await operations.list_operations(tx)).items
+                if active := [one for one in found if one.state.active]:
+                    (operation,) = active
+                    return operation
+                await asyncio.sleep(0.01)
 
     async def begun(self, operation: OperationView) -> RunRef:
         """The operation taken up by a run."""

@@ -3,13 +3,14 @@
 import asyncio
 
 import pytest
+from sqlalchemy import text
 
 from loradock.core.errors import LoradockError
 from loradock.core.models import Failure, OperationKind, OperationState, RunRef, StepReport, StepState
 from loradock.core.requests import LoadRequest, OperationResult
 from loradock.registry import adapters, operation_steps, operations, runs, takeover
 from loradock.registry.database import Database
-from tests.registry.world import World, new_placement, new_publish, run_of
+from tests.registry.world import World, digest, new_placement, new_publish, run_of
 
 LOAD = LoadRequest(adapter="greeter", version=1, pool="default")
 
@@ -54,6 +55,69 @@ async def test_of_different_requests_at_once_one_wins_and_the_others_are_told_wh
     assert {(error.code, error.details["operation"]) for error in lost} == {
         ("adapter_busy", won.operation.id)
     }
+
+
+async def test_a_publish_is_joined_until_it_begins_to_read_and_not_after(world: World) -> None:
+    first = await world.submit(new_publish(key="k"))
+    assert (await world.submit(new_publish())).id == first.id
+    async with world.database.transaction() as tx:
+        await runs.begin(tx, run_of(first), [("fetch", "")])
+    with pytest.raises(LoradockError) as caught:
+        await world.submit(new_publish())
+    assert (caught.value.code, caught.value.details) == ("adapter_busy", {"operation": first.id})
+    # The same key is the same request, whenever it comes.
+    assert (await world.submit(new_publish(key="k"))).id == first.id
+    await world.finish(run_of(first))
+    assert (await world.submit(new_publish())).id != first.id
+
+
+async def test_a_publish_whose_digest_is_given_is_joined_also_while_it_reads(world: World) -> None:
+    run = await world.start(new_publish(expect_digest=digest("one")))
+    assert (await world.submit(new_publish(expect_digest=digest("one")))).id == run.operation
+    with pytest.raises(LoradockError, match="adapter_busy"):
+        await world.submit(new_publish(expect_digest=digest("other")))
+
+
+async def test_a_load_is_joined_also_while_it_runs(world: World) -> None:
+    run = await world.start(new_placement(LOAD))
+    assert (await world.submit(new_placement(LOAD))).id == run.operation
+
+
+async def test_who_joins_a_publish_holds_its_begin_back_until_the_join_is_kept(world: World) -> None:
+    first = await world.submit(new_publish())
+
+    async def begin() -> None:
+        async with world.database.transaction() as tx:
+            await runs.begin(tx, run_of(first), [("fetch", "")])
+
+    async with world.database.transaction() as joining:
+        assert (await operations.submit(joining, new_publish())).operation.id == first.id
+        beginning = asyncio.create_task(begin())
+        await someone_waits(world)
+        assert (await world.operation(first.id)).state == "pending"
+    await beginning
+    assert (await world.operation(first.id)).state == "running"
+
+
+async def test_who_comes_while_a_publish_begins_does_not_join_it(world: World) -> None:
+    first = await world.submit(new_publish())
+    async with world.database.transaction() as beginning:
+        await runs.begin(beginning, run_of(first), [("fetch", "")])
+        coming = asyncio.create_task(world.submit(new_publish()))
+        await someone_waits(world)
+    with pytest.raises(LoradockError, match="adapter_busy"):
+        await coming
+
+
+async def someone_waits(world: World) -> None:
+    """Return when a transaction on the test's database waits for another one's lock."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with asyncio.timeout(8):
+        while True:
+            async with world.database.read() as tx:
+                if await tx.session.scalar(text(waiting)):
+                    return
+            await asyncio.sleep(0.01)
 
 
 async def test_an_idempotency_key_gives_the_same_operation_also_after_its_end(world: World) -> None:

@@ -1,7 +1,11 @@
-"""A publish from API to registry, on real servers: of what does not fit its base not a byte is stored."""
+"""A publish from API to registry, on real servers: of what does not fit its base not a byte is stored, and what is
+published is what lies at the address when it is asked for."""
 
+import asyncio
 import json
+import shutil
 import struct
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,12 +20,14 @@ from activities.collection import CollectionActivities
 from activities.progress import TransferSlots
 from api.app import create_app
 from api.dependencies import ApiDependencies
+from loradock.artifacts.protocol import Progress
 from loradock.artifacts.sources.file import FileSource
 from loradock.artifacts.sources.registry import SourceSet
 from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.artifacts.stores.folder import FolderStore
 from tests.api.conftest import api_database, client_of, live_parts, migrated_url
+from tests.artifacts.helpers import manifest_of
 from tests.artifacts.samples import make_adapter
 from worker import search_attributes
 from worker.orchestrator import lifecycle_worker, transfer_worker
@@ -35,6 +41,21 @@ LLAMA = {
 }  # fmt: skip
 
 
+class GatedStore(FolderStore):
+    """A folder store before which what is stored can be held up."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.waiting = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def put_file(self, key: str, path: Path, *, size: int, sha256: str, progress: Progress) -> None:
+        self.waiting.set()
+        assert self.gate.wait(60)
+        super().put_file(key, path, size=size, sha256=sha256, progress=progress)
+
+
 @dataclass
 class Service:
     """API and orchestrator in this process."""
@@ -42,11 +63,19 @@ class Service:
     client: httpx.AsyncClient
     sources: Path
     store: Path
+    objects: GatedStore
+
+    async def ask(self, folder: Path, *, wait: int = 0, key: str | None = None) -> httpx.Response:
+        """The answer to a publish."""
+        body = {"source": {"uri": folder.as_uri()}, "base_model": "org/tiny"}
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return await self.client.post(
+            "/v1/adapters/greeter/versions", params={"wait": wait}, json=body, headers=headers
+        )
 
     async def publish(self, folder: Path) -> dict[str, Any]:
         """The publish as it ended."""
-        body = {"source": {"uri": folder.as_uri()}, "base_model": "org/tiny"}
-        response = await self.client.post("/v1/adapters/greeter/versions", params={"wait": 60}, json=body)
+        response = await self.ask(folder, wait=60)
         assert response.status_code == 200, response.text
         found: dict[str, Any] = response.json()
         return found
@@ -63,7 +92,8 @@ class Service:
 async def service(live_parts: ApiDependencies, tmp_path: Path) -> AsyncIterator[Service]:
     sources = tmp_path / "sources"
     staging = Staging(tmp_path / "staging", SourceSet({"file": FileSource([sources])}), max_bytes=100_000_000)
-    store = ArtifactStore(FolderStore(tmp_path / "store"))
+    objects = GatedStore(tmp_path / "store")
+    store = ArtifactStore(objects)
     database = live_parts.database
     collection = CollectionActivities(database, store, staging)
     temporal = await connect(live_parts.settings)
@@ -73,7 +103,7 @@ async def service(live_parts: ApiDependencies, tmp_path: Path) -> AsyncIterator[
         lifecycle = lifecycle_worker(temporal, database, collection, executor)
         transfers = transfer_worker(temporal, artifacts, executor)
         async with lifecycle, transfers, client_of(create_app(live_parts)) as client:
-            yield Service(client, sources, tmp_path / "store")
+            yield Service(client, sources, tmp_path / "store", objects)
 
 
 @pytest.mark.slow
@@ -110,3 +140,28 @@ async def test_what_fits_is_published_with_its_report_and_the_rest_is_refused(se
     assert service.stored() == stored
     versions = (await service.client.get("/v1/adapters/greeter/versions")).json()["items"]
     assert [item["version"] for item in versions] == [2, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_weights_that_are_overwritten_while_their_forerunners_are_stored_are_not_taken_for_published(
+    service: Service,
+) -> None:
+    folder = make_adapter(service.sources / "latest", seed=1)
+    old = manifest_of(folder).digest
+    service.objects.gate.clear()
+    first = (await service.ask(folder, key="first")).json()
+    assert await asyncio.to_thread(service.objects.waiting.wait, 60)
+
+    shutil.rmtree(folder)
+    new = manifest_of(make_adapter(folder, seed=2)).digest
+    refused = await service.ask(folder, key="second")
+    assert (refused.status_code, refused.json()["code"]) == (409, "adapter_busy")
+    assert refused.json()["operation"] == first["id"]
+    assert (await service.ask(folder, key="first")).json()["id"] == first["id"]
+
+    service.objects.gate.set()
+    ended = await service.client.get(f"/v1/operations/{first['id']}", params={"wait": 60})
+    assert (ended.json()["state"], ended.json()["result"]["digest"]) == ("succeeded", old)
+    again = await service.ask(folder, key="second", wait=60)
+    assert (again.json()["state"], again.json()["result"]["digest"]) == ("succeeded", new)
