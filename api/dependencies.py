@@ -65,7 +65,8 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         pattern=r"^[\x21-\x7e]{1,255}$",
         description="1 to 255 visible ASCII characters. The same key with the same request gives the same operation, "
-        "however often and however late it is sent; with another request it is `idempotency_key_reused`.",
+        "however often and however late it is sent and whatever an alias or the only pool is by then; with another request "
+        "it is `idempotency_key_reused`.",
         examples=["5f0c6f0e-deploy-42"],
     ),
 ]

@@ -1,21 +1,30 @@
-"""From a request to an operation: settle what was left open, keep it, check it, start it.
+"""From a request to an operation: look up its key, settle what was left open, keep it, check it, start it.
 
-The operation is kept first and checked in the same transaction: a request that is sent twice finds its operation
-before a check can say that there is nothing left to do, and a request that fails a check leaves nothing behind. Then it
-is started, or waits in the queue.
+The key is looked up before anything is settled: what an alias names, or which pool is meant, may be something else when a
+request is sent again. The operation is kept first and checked in the same transaction: a request that is sent twice finds
+its operation before a check can say that there is nothing left to do, and a request that fails a check leaves nothing
+behind. Then it is started, or waits in the queue.
 """
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
 
 from api import base_models, uploads
 from api.dependencies import ApiDependencies
 from api.placement import choose_load_pool, choose_unload_pool, resolve_version
 from api.schemas import LoadBody, PublishBody, UnloadBody
 from api.starting import start
+from loradock.core.models import OperationKind
 from loradock.core.requests import LoadRequest, PublishRequest, ThenLoad, UnloadRequest
 from loradock.core.settings import Settings
 from loradock.core.uris import UPLOAD_SCHEME, parse_upload_uri
 from loradock.registry import admission, operations, placement, retrying, unloading
 from loradock.registry.admission import Limits
 from loradock.registry.database import Reader, Transaction
+from loradock.registry.idempotency import KeyUse
 from loradock.registry.views import OperationView
 
 Request = PublishRequest | LoadRequest | UnloadRequest
@@ -48,11 +57,11 @@ async def submit_publish(
         then=then,
     )
     upload = uploads.named_by(request.uri)
-    async with parts.database.transaction() as tx:
-        if upload is not None:
-            request = await uploads.settled(tx, upload, actor, request)
-        operation = await _keep(tx, parts, actor, key, request)
-    return await start(parts, operation)
+
+    async def settle(tx: Transaction) -> PublishRequest:
+        return request if upload is None else await uploads.settled(tx, upload, actor, request)
+
+    return await _once(parts, _Sent(actor, key, OperationKind.PUBLISH, _told(body, adapter=adapter)), settle)
 
 
 async def load_request(
@@ -97,10 +106,8 @@ async def submit_load(
         LoradockError: everything that can be told at once: unknown adapter, version, pool or engine; version not ready;
             rank; base model; slots; no engine alive; `plan_outdated`, `adapter_busy`, `idempotency_key_reused`.
     """
-    async with parts.database.transaction() as tx:
-        request = await load_request(tx, parts.settings, adapter, body, plan)
-        operation = await _keep(tx, parts, actor, key, request)
-    return await start(parts, operation)
+    sent = _Sent(actor, key, OperationKind.LOAD, _told(body, adapter=adapter, plan=plan))
+    return await _once(parts, sent, lambda tx: load_request(tx, parts.settings, adapter, body, plan))
 
 
 async def submit_unload(
@@ -112,18 +119,18 @@ async def submit_unload(
         LoradockError: everything that can be told at once: unknown adapter, version, pool or engine; not loaded; takes
             traffic; `adapter_busy`, `idempotency_key_reused`.
     """
-    async with parts.database.transaction() as tx:
-        version = None if body.version is None else await resolve_version(tx, adapter, body.version)
-        request = UnloadRequest(
+
+    async def settle(tx: Transaction) -> UnloadRequest:
+        return UnloadRequest(
             adapter=adapter,
-            version=version,
+            version=None if body.version is None else await resolve_version(tx, adapter, body.version),
             pool=await choose_unload_pool(tx, adapter, body.pool, parts.settings),
             engines=body.engines,
             drain_seconds=body.drain,
             force=body.force,
         )
-        operation = await _keep(tx, parts, actor, key, request)
-    return await start(parts, operation)
+
+    return await _once(parts, _Sent(actor, key, OperationKind.UNLOAD, _told(body, adapter=adapter)), settle)
 
 
 async def submit_retry(parts: ApiDependencies, actor: str, key: str | None, operation: str) -> OperationView:
@@ -132,27 +139,60 @@ async def submit_retry(parts: ApiDependencies, actor: str, key: str | None, oper
     Raises:
         LoradockError: `operation_not_found`, `operation_not_retryable`, and those of the request that it comes to.
     """
-    async with parts.database.transaction() as tx:
-        # What is left to do changes with the retry itself: the key is looked up before.
-        known = None if key is None else await operations.operation_of_key(tx, actor, key)
-        if known is not None and known.retry_of == operation:
-            kept = known
-        else:
-            request = await retrying.retry_request(tx, operation)
-            kept = await _keep(tx, parts, actor, key, request, retry_of=operation)
-    return await start(parts, kept)
+    sent = _Sent(actor, key, "retry", {"operation": operation})
+    return await _once(parts, sent, lambda tx: retrying.retry_request(tx, operation), retry_of=operation)
 
 
-async def _keep(
-    tx: Transaction,
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A call as it was sent.
+
+    Attributes:
+        key: its Idempotency-Key, if it has one.
+        told: what it says, before anything is settled that it leaves open.
+    """
+
+    actor: str
+    key: str | None
+    what: str
+    told: dict[str, Any]
+
+    @property
+    def key_use(self) -> KeyUse | None:
+        """What the key is to stand for."""
+        if self.key is None:
+            return None
+        sent_hash = operations.request_hash(self.what, self.told)
+        return KeyUse(actor=self.actor, key=self.key, sent_hash=sent_hash)
+
+
+def _told(body: BaseModel, **beside: str | None) -> dict[str, Any]:
+    """What a body says; not what it leaves to defaults: a later release may have more fields."""
+    return {**body.model_dump(mode="json", exclude_unset=True), "beside": beside}
+
+
+async def _once(
     parts: ApiDependencies,
-    actor: str,
-    key: str | None,
-    request: Request,
+    sent: _Sent,
+    settle: Callable[[Transaction], Awaitable[Request]],
     *,
     retry_of: str | None = None,
 ) -> OperationView:
-    new = operations.NewOperation.of(request, actor, key).model_copy(update={"retry_of": retry_of})
+    """The operation that the call's key stands for; for a new call one for what is settled now. It is started."""
+    use = sent.key_use
+    async with parts.database.transaction() as tx:
+        operation = None if use is None else await operations.operation_of_key(tx, use)
+        if operation is None:
+            request = await settle(tx)
+            new = operations.NewOperation.of(request, sent.actor, use)
+            new = new.model_copy(update={"retry_of": retry_of})
+            operation = await _keep(tx, parts, new, request)
+    return await start(parts, operation)
+
+
+async def _keep(
+    tx: Transaction, parts: ApiDependencies, new: operations.NewOperation, request: Request
+) -> OperationView:
     # Settled, or of a retry: the address may name the stored bytes too, which callers cannot write.
     upload = parse_upload_uri(request.uri) if isinstance(request, PublishRequest) else None
     if upload is not None:
@@ -165,7 +205,7 @@ async def _keep(
     await _check(tx, request)
     if upload is not None:
         await uploads.bind(tx, upload.session, new.id)
-    if await admission.enter(tx, new.id, actor, Limits.of(parts.settings)):
+    if await admission.enter(tx, new.id, new.actor, Limits.of(parts.settings)):
         return submitted.operation
     return await operations.get_operation(tx, new.id)
 

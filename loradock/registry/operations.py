@@ -6,17 +6,18 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Select, func, select, text, update
+from sqlalchemy import Select, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from loradock.core.errors import LoradockError
 from loradock.core.ids import new_operation_id, workflow_id
 from loradock.core.models import Failure, Model, OperationKind, OperationState, StepReport
 from loradock.core.requests import LoadRequest, PublishRequest, UnloadRequest
-from loradock.registry import adapter_rows, admission
+from loradock.registry import adapter_rows, admission, idempotency
 from loradock.registry.database import Reader, Transaction
+from loradock.registry.idempotency import KeyUse
 from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
-from loradock.registry.tables import ACTIVE, IdempotencyKeyRow, OperationRow, OperationStepRow
+from loradock.registry.tables import ACTIVE, OperationRow, OperationStepRow
 from loradock.registry.views import OperationView, Page
 
 IS_ACTIVE: Final = text(ACTIVE)
@@ -43,6 +44,7 @@ class NewOperation(Model):
         lock_key: what it needs for itself: `publish_lock` or `placement_lock`.
         request: what was asked, as JSON; never a secret.
         request_hash: `request_hash` of it: tells the same request from another one.
+        key_use: the Idempotency-Key that it came with.
         actor: who asks.
         retry_of: the operation that it does again where that failed.
     """
@@ -55,13 +57,13 @@ class NewOperation(Model):
     lock_key: str
     request: dict[str, Any]
     request_hash: str
-    idempotency_key: str | None = None
+    key_use: KeyUse | None = None
     actor: str
     retry_of: str | None = None
 
     @classmethod
     def of(
-        cls, request: PublishRequest | LoadRequest | UnloadRequest, actor: str, key: str | None = None
+        cls, request: PublishRequest | LoadRequest | UnloadRequest, actor: str, key_use: KeyUse | None = None
     ) -> "NewOperation":
         """The operation that a request asks for."""
         content = request.model_dump(mode="json")
@@ -76,7 +78,7 @@ class NewOperation(Model):
             lock_key=placement_lock(request.adapter, pool) if pool else publish_lock(request.adapter),
             request=content,
             request_hash=request_hash(kind, content),
-            idempotency_key=key,
+            key_use=key_use,
             actor=actor,
         )
 
@@ -102,7 +104,7 @@ def placement_lock(adapter: str, pool: str) -> str:
     return f"adapter:{adapter}:pool:{pool}"
 
 
-def request_hash(kind: OperationKind, request: dict[str, Any]) -> str:
+def request_hash(kind: str, request: dict[str, Any]) -> str:
     """The same for two requests that ask for the same."""
     content = json.dumps([str(kind), request], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()
@@ -128,7 +130,7 @@ async def submit(tx: Transaction, new: NewOperation) -> Submitted:
         if row is not None:
             if not _answers(row, new):
                 raise busy(row)
-            await _point_key(tx, new, row)
+            await idempotency.point(tx, new.id, row.id)
             return Submitted(operation=await _view_with_steps(tx, row), created=False)
         # What was in the way has just ended: the way may be free now.
     raise LoradockError("database_unavailable", f"operations on {new.adapter} come and go too fast")
@@ -152,46 +154,24 @@ async def take_lock_key(tx: Transaction, key: str) -> None:
     await tx.session.execute(_HOLD, {"key": key})
 
 
-async def operation_of_key(tx: Reader, actor: str, key: str) -> OperationView | None:
-    """The operation that an Idempotency-Key stands for, None for a new key."""
-    row: IdempotencyKeyRow | None = await tx.session.get(IdempotencyKeyRow, (actor, key))
-    return None if row is None else await get_operation(tx, row.operation)
+async def operation_of_key(tx: Reader, use: KeyUse) -> OperationView | None:
+    """The operation that an Idempotency-Key stands for, None for a new key and for one that came with something else."""
+    known = await idempotency.find(tx, use)
+    return None if known is None else await get_operation(tx, known)
 
 
 async def _reserve_key(tx: Transaction, new: NewOperation) -> str | None:
-    """Take the request's key for the new operation; when it was used before, the operation that it stands for."""
-    if new.idempotency_key is None:
+    if new.key_use is None:
         return None
-    values = {
-        "actor": new.actor, "key": new.idempotency_key, "request_hash": new.request_hash, "operation": new.id,
-    }  # fmt: skip
-    made = insert(IdempotencyKeyRow).values(values).on_conflict_do_nothing()
-    if await tx.session.scalar(made.returning(IdempotencyKeyRow.operation)) is not None:
-        return None
-    used = (
-        await tx.session.scalars(
-            select(IdempotencyKeyRow).filter_by(actor=new.actor, key=new.idempotency_key)
-        )
-    ).one()
-    if used.request_hash != new.request_hash:
-        raise LoradockError(
-            "idempotency_key_reused",
-            f"the key was used for operation {used.operation}",
-            operation=used.operation,
-        )
-    return used.operation
-
-
-async def _point_key(tx: Transaction, new: NewOperation, row: OperationRow) -> None:
-    """Have the key of a request that joined an operation stand for that one, also after its end."""
-    key = update(IdempotencyKeyRow).where(IdempotencyKeyRow.operation == new.id)
-    await tx.session.execute(key.values(operation=row.id))
+    return await idempotency.reserve(
+        tx, new.key_use, new.id, settled_hash=new.request_hash, retry_of=new.retry_of
+    )
 
 
 async def _insert(tx: Transaction, new: NewOperation) -> OperationRow | None:
     await take_lock_key(tx, new.lock_key)
     values = {
-        **new.model_dump(exclude={"actor", "idempotency_key"}),
+        **new.model_dump(exclude={"actor", "key_use"}),
         "state": OperationState.PENDING,
         "requested_by": new.actor,
         "workflow_id": workflow_id(new.id),

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from api.dependencies import ApiDependencies
-from loradock.core.models import RunRef
+from loradock.core.models import OperationState, RunRef
 from loradock.core.requests import UnloadRequest
 from loradock.registry import unloading
 from tests.api.conftest import assert_problem
@@ -222,9 +222,13 @@ async def test_a_repeated_unload_finds_its_operation_and_not_that_nothing_is_loa
     )
 
 
+def run_of(operation: dict[str, object]) -> RunRef:
+    return RunRef(operation=str(operation["id"]), run_id="run-1", epoch=int(str(operation["epoch"])))
+
+
 async def finish_unload(parts: ApiDependencies, operation: dict[str, object]) -> None:
     """What the workflow would write."""
-    run = RunRef(operation=str(operation["id"]), run_id="run-1", epoch=int(str(operation["epoch"])))
+    run = run_of(operation)
     async with parts.database.transaction() as tx:
         plan = await unloading.plan_unload(tx, run, UnloadRequest.model_validate(operation["request"]))
     async with parts.database.transaction() as tx:
@@ -291,3 +295,60 @@ async def test_a_selection_that_cannot_be_met_is_told_at_once(
 
 async def test_a_plan_has_one_method(client: httpx.AsyncClient) -> None:
     assert_problem(await client.get("/v1/adapters/greeter/load/plan"), 405, "method_not_allowed")
+
+
+KEY = {"Idempotency-Key": "deploy-42"}
+
+
+async def test_a_key_gives_its_load_although_the_alias_has_moved_since(
+    client: httpx.AsyncClient, world: World
+) -> None:
+    await world.engines("e0")
+    for content in ("one", "two"):
+        await world.version("greeter", content)
+    await client.put("/v1/adapters/greeter/aliases/stable", json={"version": 1})
+    path = "/v1/adapters/greeter/load"
+    first = (await client.post(path, json={"version": "stable"}, headers=KEY)).json()
+    await world.end(run_of(first), OperationState.FAILED)
+    await client.put("/v1/adapters/greeter/aliases/stable", json={"version": 2})
+    again = await client.post(path, json={"version": "stable"}, headers=KEY)
+    assert (again.status_code, again.json()["id"], again.json()["version"]) == (200, first["id"], 1)
+    assert (await client.delete("/v1/adapters/greeter/aliases/stable")).status_code == 204
+    assert (await client.post(path, json={"version": "stable"}, headers=KEY)).json()["id"] == first["id"]
+
+
+async def test_a_key_gives_its_unload_although_another_pool_serves_the_base_by_now(
+    client: httpx.AsyncClient, world: World, parts: ApiDependencies
+) -> None:
+    await world.engines("e0")
+    await world.loaded("greeter", await world.version("greeter"))
+    path = "/v1/adapters/greeter/unload"
+    first = (await client.post(path, json={}, headers=KEY)).json()
+    await finish_unload(parts, first)
+    await world.engines("e1", pool="other")
+    assert_problem(await client.post(path, json={}), 422, "pool_ambiguous")
+    again = await client.post(path, json={}, headers=KEY)
+    assert (again.status_code, again.json()["id"]) == (200, first["id"])
+
+
+async def test_a_key_stands_for_what_was_sent_in_other_words_too_and_for_nothing_else(
+    client: httpx.AsyncClient, world: World
+) -> None:
+    await world.engines("e0")
+    for content in ("one", "two"):
+        await world.version("greeter", content)
+    path = "/v1/adapters/greeter/load"
+    first = (await client.post(path, json={"version": 1}, headers=KEY)).json()
+    spelled_out = {"version": 1, "pool": "default", "policy": "all", "min_ready": 1}
+    assert (await client.post(path, json=spelled_out, headers=KEY)).json()["id"] == first["id"]
+    others = [(path, {"version": 2}), ("/v1/adapters/greeter/unload", {"version": 1})]
+    for other, body in others:
+        problem = assert_problem(
+            await client.post(other, json=body, headers=KEY), 422, "idempotency_key_reused"
+        )
+        assert problem["operation"] == first["id"]
+    retry = await client.post(f"/v1/operations/{first['id']}/retry", headers=KEY)
+    assert_problem(retry, 409, "operation_not_retryable")
+    await world.end(run_of(first), OperationState.FAILED)
+    retry = await client.post(f"/v1/operations/{first['id']}/retry", headers=KEY)
+    assert_problem(retry, 422, "idempotency_key_reused")

@@ -25,6 +25,7 @@ from loradock.core.requests import (
 )
 from loradock.registry import agents, audit, cards, loading, operations, placement, runs, unloading, versions
 from loradock.registry.database import Database
+from loradock.registry.idempotency import KeyUse
 from loradock.registry.operations import NewOperation
 from loradock.registry.views import CardView, LeaseGranted, OperationView
 
@@ -56,19 +57,27 @@ def traits(rank: int = 8) -> AdapterTraits:
     )
 
 
+def with_key(new: NewOperation, key: str | None) -> NewOperation:
+    """The request as it comes with an Idempotency-Key, sent as it is settled."""
+    use = None if key is None else KeyUse(actor=new.actor, key=key, sent_hash=new.request_hash)
+    return new.model_copy(update={"key_use": use})
+
+
 def new_publish(
     adapter: str = "greeter", actor: str = "alice", key: str | None = None, **request: Any
 ) -> NewOperation:
     request = {"adapter": adapter, "uri": SOURCE, **request}
-    return NewOperation(
-        id=new_operation_id(),
-        kind=OperationKind.PUBLISH,
-        adapter=adapter,
-        lock_key=operations.publish_lock(adapter),
-        request=request,
-        request_hash=operations.request_hash(OperationKind.PUBLISH, request),
-        idempotency_key=key,
-        actor=actor,
+    return with_key(
+        NewOperation(
+            id=new_operation_id(),
+            kind=OperationKind.PUBLISH,
+            adapter=adapter,
+            lock_key=operations.publish_lock(adapter),
+            request=request,
+            request_hash=operations.request_hash(OperationKind.PUBLISH, request),
+            actor=actor,
+        ),
+        key,
     )
 
 
@@ -77,17 +86,19 @@ def new_placement(
 ) -> NewOperation:
     kind = OperationKind.LOAD if isinstance(request, LoadRequest) else OperationKind.UNLOAD
     content = request.model_dump(mode="json")
-    return NewOperation(
-        id=new_operation_id(),
-        kind=kind,
-        adapter=request.adapter,
-        version=request.version,
-        pool=request.pool,
-        lock_key=operations.placement_lock(request.adapter, request.pool),
-        request=content,
-        request_hash=operations.request_hash(kind, content),
-        idempotency_key=key,
-        actor=actor,
+    return with_key(
+        NewOperation(
+            id=new_operation_id(),
+            kind=kind,
+            adapter=request.adapter,
+            version=request.version,
+            pool=request.pool,
+            lock_key=operations.placement_lock(request.adapter, request.pool),
+            request=content,
+            request_hash=operations.request_hash(kind, content),
+            actor=actor,
+        ),
+        key,
     )
 
 
