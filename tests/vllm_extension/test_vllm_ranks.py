@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from loradock_vllm import vllm_binding
+from loradock_vllm.commands import ResumeCommand
 from loradock_vllm.controller import Controller
 from loradock_vllm.errors import ExtensionError
 from loradock_vllm.vllm_binding import VllmBinding
 from loradock_vllm.vllm_ranks import Ranks
-from tests.vllm_extension.test_controller import folders, load, unload  # noqa: F401 - a fixture, and commands
+from tests.vllm_extension.test_controller import common, folders, load, unload  # noqa: F401 - a fixture, and commands
 from tests.vllm_extension.test_vllm_binding import _Request, server
 
 
@@ -23,6 +24,7 @@ class RankedClient:
         self.held: list[set[int]] = [set() for _ in range(ranks)]
         self.failing: int | None = None
         self.deaf: int | None = None
+        self.clinging: int | None = None
         self.answered: list[int] = []
 
     async def _call_utility_async(self, method: str, *args: Any, engine: bytes) -> Any:
@@ -35,7 +37,8 @@ class RankedClient:
             return set(self.held[rank])
         if method == "remove_lora":
             present = args[0] in self.held[rank]
-            self.held[rank].discard(args[0])
+            if rank != self.clinging:
+                self.held[rank].discard(args[0])
             return present
         if rank == self.failing:
             raise RuntimeError(
@@ -106,6 +109,27 @@ async def test_what_one_rank_has_lost_is_not_resident_and_is_loaded_again(
     client.held[0].clear()
     state = await controller.state()
     assert (state["adapters"][0]["resident"], state["free_slots"]) == (False, 2)
+    assert (await controller.load(load(controller, folders, 0)))["outcome"] == "loaded"
+    assert client.held == [{1}, {1}]
+
+
+async def test_what_one_rank_did_not_let_go_is_remembered_when_its_unload_is_given_up_and_can_be_loaded_again(
+    controller: Controller,
+    client: RankedClient,
+    folders: list[Any],  # noqa: F811
+) -> None:
+    await controller.load(load(controller, folders, 0))
+    client.clinging = 1
+    with pytest.raises(ExtensionError, match="unload_failed"):
+        await controller.unload(unload(controller, 0))
+    assert client.held == [set(), {1}]
+    with pytest.raises(ExtensionError, match="adapter_not_loaded"):
+        await controller.resume(ResumeCommand(**common(controller, 0)))
+    # Of other weights under its number nothing is loaded while it is there.
+    other = load(controller, folders, 0, served_name="b@1", digest=f"sha256:{'2' * 64}")
+    with pytest.raises(ExtensionError, match="int_id_conflict"):
+        await controller.load(other)
+    client.clinging = None
     assert (await controller.load(load(controller, folders, 0)))["outcome"] == "loaded"
     assert client.held == [{1}, {1}]
 

@@ -238,13 +238,22 @@ class Controller:
     async def _resume(self, command: ResumeCommand) -> dict[str, Any]:
         self._admit(command)
         adapter = self.record.ledger.require(command.served_name)
-        if adapter.detached and adapter.int_id not in (await self._residency.list_ids()).everywhere:
-            with self.record.change() as ledger:
-                ledger.discard(adapter)
-            raise ExtensionError("adapter_not_loaded", f"{command.served_name} was removed from the engine")
+        if adapter.detached:
+            await self._require_whole(adapter)
         with self._change(command) as ledger:
             ledger.resume(command.served_name)
         return {"outcome": "serving"}
+
+    async def _require_whole(self, adapter: Adapter) -> None:
+        """See that a removal that was given up took nothing away; else what is left is remembered, to go before a load."""
+        resident = await self._residency.list_ids()
+        if adapter.int_id in resident.everywhere:
+            return
+        with self.record.change() as ledger:
+            ledger.discard(adapter)
+            if adapter.int_id in resident.somewhere:
+                ledger.note_leftover(adapter.int_id, adapter.digest)
+        raise ExtensionError("adapter_not_loaded", f"{adapter.served_name} was removed from the engine")
 
     async def _wait_for_requests(self, command: UnloadCommand, adapter: Adapter) -> None:
         name = command.served_name

@@ -205,7 +205,7 @@ class Ledger:
         self.recent_loads.end(now)
 
     def note_leftover(self, int_id: int, digest: str) -> None:
-        """Remember an id that a failed load left in the engine and that could not be removed."""
+        """Remember an id that a failed load, or an unload that was given up, left in the engine."""
         self._leftovers[int_id] = digest
 
     def discard(self, adapter: Adapter) -> None:
@@ -250,7 +250,7 @@ class Ledger:
         self._leftovers.pop(int_id, None)
 
     def leftovers(self) -> set[int]:
-        """Ids that failed loads left in the engine, or may have left there."""
+        """Ids that were left in the engine, or may have been left there, and that nothing is held for."""
         return set(self._leftovers)
 
     def dump(self) -> dict[str, Any]:
