@@ -1,15 +1,17 @@
-"""`loradock engines`: in what each engine differs from what is wanted of it, and how its repair goes."""
+"""`loradock engines`: in what each engine differs from what is wanted of it, and how its repair goes; and the end of one."""
 
 from collections.abc import Iterator
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
 from loradock.cli import text
 from loradock.cli.client import Document
+from loradock.cli.groups import EnginesGroup, command_group
 from loradock.cli.listing import Limit, fetch_page
 from loradock.cli.render import Column, print_table
-from loradock.cli.session import ApiUrl, AsJson, Token, open_session
+from loradock.cli.session import ApiUrl, AsJson, Session, Token, open_session
 
 _COLUMNS = (
     Column("ENGINE"), Column("STATUS", state=True), Column("DRIFT"), Column("SERVED NAME"), Column("SINCE", right=True),
@@ -18,6 +20,13 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+app = command_group(
+    EnginesGroup,
+    "Engines: drift (the default: whether they serve what is wanted), remove. All: loradock ls engines.",
+)
+
+
+@app.command("drift")
 def engines(
     *,
     pool: Annotated[str | None, typer.Option("--pool", metavar="POOL", help="Of this pool only.")] = None,
@@ -31,6 +40,30 @@ def engines(
         page = fetch_page(session, "/v1/engines", limit, pool=pool)
         rows = [row for engine in page.get("items") or [] for row in _rows(engine)]
         session.answer(page, lambda: print_table(session.out, _COLUMNS, rows, "no engines: loradock agent"))
+
+
+@app.command("remove")
+def remove(
+    *,
+    engine: Annotated[str, typer.Argument(metavar="ID", help="An engine whose agent is gone.")],
+    api_url: ApiUrl = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Forget an engine that is gone for good, and its agent with the last of its engines.
+
+    Its lost cards go, and deployments name it no more. Should it come back, it joins as a new one.
+    """
+    with open_session(api_url, token, as_json=as_json) as session:
+        removed = session.client.delete(f"/v1/engines/{quote(engine, safe='')}")
+        session.answer(removed, lambda: _print_removed(session, removed))
+
+
+def _print_removed(session: Session, removed: Document) -> None:
+    agent = f", and its agent {text.clean(removed.get('agent'))}" if removed.get("agent_removed") else ""
+    session.say(f"{text.clean(removed.get('id'))} is removed{agent}")
+    for name in removed.get("unwanted") or []:
+        session.say(f"{text.clean(name)} was wanted there alone: it is wanted nowhere in its pool now")
 
 
 def drift_summary(engine: Document) -> str:

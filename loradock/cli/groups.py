@@ -38,6 +38,12 @@ class ListGroup(DefaultGroup):
     without_argument = "adapters"
 
 
+class EnginesGroup(DefaultGroup):
+    """`loradock engines`."""
+
+    without_argument = "drift"
+
+
 def command_group(group: type[DefaultGroup], help_text: str) -> typer.Typer:
     """A Typer application for a group."""
     return typer.Typer(cls=group, help=help_text, no_args_is_help=False, rich_markup_mode=None)

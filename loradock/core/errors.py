@@ -134,6 +134,7 @@ CATALOG: Final[dict[str, ErrorSpec]] = {
     "engine_unreachable": _system(503, "The engine does not answer.", "It is retried for a while; check the vLLM process on the host."),
     "engine_restarted": _state(409, "The engine is another process than the one the operation began with.", "Start the operation again."),
     "engine_lost": _state(409, "The engine's agent does not renew its lease.", "Check the agent and the host; the operation can be repeated when it is back."),
+    "engine_in_use": _state(409, "The engine's agent renews its lease, or a card still says that it is served there.", "Stop its agent: some ten seconds later it can be removed; 'loradock ls cards --engine ID' shows what is in use."),
     "lease_lost": _state(409, "Another agent has taken this engine over.", "Nothing to do: this agent does nothing to it any more; see 'loradock ls engines' for whose it is."),
     "engine_unauthorized": _caller(503, "The engine refused the agent's token.", "Give agent and engine the same LORADOCK_ENGINE_TOKEN."),
     "engine_error": _system(502, "The engine failed inside.", "It is retried; see the engine's log."),

@@ -116,7 +116,7 @@ class Decision:
         asked = [one for one in self.candidates if self._reason(one) != OTHER_LABELS]
         alive = [one for one in asked if one.alive]
         able = [one for one in asked if one.row.id not in self.hindrances]
-        if not asked:
+        if self.candidates and not asked:
             return LoradockError(
                 "no_engine_matches", f"no engine of pool {self.request.pool} has these labels"
             )

@@ -40,6 +40,15 @@ async def version_rows(tx: Reader, adapter: str, pool: str) -> dict[int, Deploym
     return {row.version: row for row in rows}
 
 
+def want_less(row: DeploymentVersionRow, engines: Sequence[str]) -> None:
+    """The version stays on these engines. Who takes one away by name has no more use for so many replicas."""
+    row.engines = [*engines]
+    asked = Selection() if row.placement is None else Selection.model_validate(row.placement)
+    fewer = None if asked.replicas is None else min(asked.replicas, len(engines))
+    less = asked.model_copy(update={"replicas": fewer, "engines": tuple(engines)})
+    row.placement = less.model_dump(mode="json")
+
+
 async def get_deployment(tx: Reader, adapter: str, pool: str) -> DeploymentView | None:
     """A deployment, None when the adapter was never loaded in the pool."""
     row: DeploymentRow | None = await tx.session.get(DeploymentRow, (adapter, pool))

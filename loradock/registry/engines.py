@@ -12,7 +12,7 @@ from loradock.registry import drift_views
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.lease_keeping import lease_holds
 from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
-from loradock.registry.tables import AgentRow, EngineRow
+from loradock.registry.tables import AgentRow, DeploymentRow, EngineRow
 from loradock.registry.views import EngineView, Page
 
 
@@ -59,8 +59,10 @@ def not_found(engine: str) -> LoradockError:
 
 
 async def pool_exists(tx: Reader, pool: str) -> bool:
-    """Whether an engine has ever joined the pool."""
-    return await tx.session.scalar(select(EngineRow.id).filter_by(pool=pool).limit(1)) is not None
+    """Whether an engine is there, or was and something was loaded on it: all of them may have been removed since."""
+    joined = await tx.session.scalar(select(EngineRow.id).filter_by(pool=pool).limit(1))
+    deployed = select(DeploymentRow.pool).filter_by(pool=pool).limit(1)
+    return joined is not None or await tx.session.scalar(deployed) is not None
 
 
 def pool_not_found(pool: str) -> LoradockError:

@@ -1,6 +1,6 @@
 """The last transaction of a load: its cards become routable together, and the operation ends."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, select, update
@@ -13,7 +13,7 @@ from loradock.registry.database import Transaction
 from loradock.registry.engines import check_alive, lock_engines
 from loradock.registry.operations import about, take_lock_key
 from loradock.registry.runs import active, claim, end, ended
-from loradock.registry.tables import CardRow, DeploymentVersionRow, OperationRow
+from loradock.registry.tables import CardRow, DeploymentVersionRow, EngineRow, OperationRow
 
 
 async def commit_load(
@@ -38,9 +38,11 @@ async def commit_load(
     if not ready:
         raise LoradockError("not_enough_engines", "no engine became ready")
     deployment = await deployments.lock(tx, plan.ref.adapter, plan.pool, operation.requested_by)
-    await _check_ready(tx, operation, plan, ready)
+    # In one go, so that all who lock engines do it in one order. Nobody removes one of them before the commit.
+    found = await lock_engines(tx, {*(target.engine for target in ready), *(plan.wanted or ())})
+    await _check_ready(tx, operation, plan, ready, found)
     await _serve(tx, operation, plan, ready)
-    await _want(tx, operation, plan)
+    await _want(tx, operation, plan, found)
     await deployments.raise_revision(tx, deployment, operation.requested_by, generation=True)
     operation.version = plan.ref.version
     result = OperationResult(
@@ -65,9 +67,12 @@ async def commit_load(
 
 
 async def _check_ready(
-    tx: Transaction, operation: OperationRow, plan: LoadPlan, ready: Sequence[EngineTarget]
+    tx: Transaction,
+    operation: OperationRow,
+    plan: LoadPlan,
+    ready: Sequence[EngineTarget],
+    found: dict[str, tuple[EngineRow, bool]],
 ) -> None:
-    found = await lock_engines(tx, [target.engine for target in ready])
     own = (CardRow.state == CardState.STAGED) & (CardRow.operation == operation.id)
     query = select(CardRow.engine, CardRow.incarnation).where(
         _of_plan(plan), own | (CardRow.state == CardState.SERVING)
@@ -102,24 +107,27 @@ async def _serve(
     )
 
 
-async def _want(tx: Transaction, operation: OperationRow, plan: LoadPlan) -> None:
+async def _want(tx: Transaction, operation: OperationRow, plan: LoadPlan, there: Collection[str]) -> None:
     """Note the version as wanted, also where it did not come to be: what is missing there is the reconciler's.
 
     A load adds to what is wanted, and takes nothing back. It moves no weight, except that the first, or one that
     replaces, gets all of it.
+
+    Args:
+        there: engines of the plan that have not been removed meanwhile.
     """
     adapter, version = plan.ref.adapter, plan.ref.version
     rows = await deployments.version_rows(tx, adapter, plan.pool)
     weighted = any(row.weight > 0 for row in rows.values())
     row = rows.get(version)
+    engines = None if plan.wanted is None else sorted(set(plan.wanted) & set(there))
     if row is None:
-        engines = None if plan.wanted is None else sorted(plan.wanted)
         row = DeploymentVersionRow(
             adapter=adapter, pool=plan.pool, version=version, weight=0, engines=engines
         )
         tx.session.add(row)
     elif row.engines is not None:
-        row.engines = None if plan.wanted is None else sorted({*row.engines, *plan.wanted})
+        row.engines = None if engines is None else sorted({*row.engines, *engines})
     row.placement = None if row.engines is None else _selection(operation)
     if operation.request.get("replace"):
         for other in rows.values():

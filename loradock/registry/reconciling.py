@@ -36,10 +36,12 @@ MOMENT_SECONDS: Final = 2.0
 async def begin(tx: Transaction, engine: str, rules: ReconcileRules) -> Look:
     """Begin a look; it may be begun again and again."""
     found = (await lock_engines(tx, [engine])).get(engine)
-    row = await _record(tx, engine)
     now = await tx.now()
+    if found is None:  # removed meanwhile
+        return Look(engine=engine, target=None, begun_at=now, requested=0, drain_seconds=rules.drain_seconds)
+    row = await _record(tx, engine)
     target = None
-    if found is not None and found[1]:
+    if found[1]:
         target = EngineTarget(engine=engine, agent=found[0].agent, incarnation=str(found[0].incarnation))
         row.due_at = now + timedelta(seconds=LOOK_SECONDS)
     return Look(
@@ -221,8 +223,10 @@ async def end(
     """End a look: note whether the engine is as wanted, or when to look again.
 
     Returns:
-        Whether it is as wanted.
+        Whether it is as wanted; so is one that was removed meanwhile.
     """
+    if await tx.session.get(EngineRow, look.engine) is None:
+        return True
     rows = (await drift.of_engine(tx, look.engine)).values()
     is_open = [row for row in rows if drift.is_open(row, rules)]
     record, now = await _record(tx, look.engine), await tx.now()
@@ -261,10 +265,10 @@ async def _converged(tx: Transaction, record: ReconciliationRow, now: datetime, 
         )  # fmt: skip
     record.due_at, record.wanted_since, record.drifted = None, None, False
     await tx.session.flush()
-    await _heal_operations(tx, record.engine)
+    await heal_operations(tx, record.engine)
 
 
-async def _heal_operations(tx: Transaction, engine: str) -> None:
+async def heal_operations(tx: Transaction, engine: str) -> None:
     """Operations that left repairs are done with when every engine that they touched is as wanted."""
     operation, step = OperationRow, OperationStepRow
     touched = step.operation == operation.id

@@ -10,7 +10,6 @@ from loradock.core.models import CardState, OperationKind, OperationState, RunRe
 from loradock.core.requests import (
     EngineTarget,
     OperationResult,
-    Selection,
     UnloadItem,
     UnloadPlan,
     UnloadRequest,
@@ -240,16 +239,6 @@ def _engines(plan: UnloadPlan) -> list[str]:
     return sorted({item.target.engine for item in plan.items})
 
 
-def _want_less(row: DeploymentVersionRow, engines: list[str]) -> None:
-    """The version stays on these engines. Who takes one away by name has no more use for so many replicas."""
-    row.engines = engines
-    asked = Selection() if row.placement is None else Selection.model_validate(row.placement)
-    fewer = None if asked.replicas is None else min(asked.replicas, len(engines))
-    row.placement = asked.model_copy(update={"replicas": fewer, "engines": tuple(engines)}).model_dump(
-        mode="json"
-    )
-
-
 async def _want_no_more(tx: Transaction, operation: OperationRow, plan: UnloadPlan) -> None:
     """A version without a card is no longer wanted; one that stays on other engines is wanted on those alone.
 
@@ -269,7 +258,7 @@ async def _want_no_more(tx: Transaction, operation: OperationRow, plan: UnloadPl
             row = rows[version]
             wanted = set(row.engines) if row.engines is not None else pool if version in left else set()
             if stays := sorted(wanted - named):
-                _want_less(row, stays)
+                deployments.want_less(row, stays)
                 gone = [other for other in gone if other != version]
     await tx.session.execute(
         delete(DeploymentVersionRow).where(

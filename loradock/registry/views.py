@@ -305,6 +305,23 @@ class EngineView(Model):
     reconcile: ReconcileView | None = None
 
 
+class RemovedEngine(Model):
+    """An engine that is known no more.
+
+    Attributes:
+        agent_removed: whether its agent is known no more either: it had no other engine.
+        cards: served names whose (lost) cards went with it.
+        unwanted: served names that were wanted there alone, and so are wanted nowhere in their pool now.
+    """
+
+    id: str
+    pool: str
+    agent: str
+    agent_removed: bool
+    cards: tuple[str, ...]
+    unwanted: tuple[str, ...]
+
+
 class CardView(Model):
     """This engine, in this life, serves this version from this digest since then.
 

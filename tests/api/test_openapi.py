@@ -44,6 +44,7 @@ OPERATION_IDS = {
     "retry_operation",
     "list_engines",
     "get_engine",
+    "remove_engine",
     "list_cards",
     "list_deployments",
     "list_audit_events",

@@ -8,7 +8,7 @@ import pytest
 
 from loradock.cli.failures import ExitCode
 from tests.artifacts.samples import make_adapter
-from tests.cli.conftest import TOKEN, FakeApi, Ran, Reply, Seen, operation
+from tests.cli.conftest import TOKEN, FakeApi, Ran, Reply, Seen, operation, problem
 
 Cli = Callable[..., Ran]
 
@@ -198,3 +198,29 @@ def test_a_retry_is_followed_and_tells_its_place_in_the_queue(cli: Cli, api: Fak
         "pending, number 3 in the queue (op-1)",
         "pending, number 1 in the queue (op-1)",
     ]
+
+
+def test_an_engine_is_removed_and_what_was_wanted_there_alone_is_told(cli: Cli, api: FakeApi) -> None:
+    removed = {
+        "id": "e1", "pool": "default", "agent": "host-1", "agent_removed": True, "cards": ["greeter@1"],
+        "unwanted": ["greeter@2"],
+    }  # fmt: skip
+    api.on("DELETE", "/v1/engines/e1", Reply(removed))
+    ran = cli("engines", "remove", "e1")
+    assert ran.code == ExitCode.OK
+    assert ran.out.splitlines() == [
+        "e1 is removed, and its agent host-1",
+        "greeter@2 was wanted there alone: it is wanted nowhere in its pool now",
+    ]
+    assert cli("engines", "remove", "e1", "--json").json == removed
+    api.on(
+        "DELETE", "/v1/engines/e1", Reply(problem("engine_in_use", 409, "its agent renews its lease"), 409)
+    )
+    assert cli("engines", "remove", "e1").code == ExitCode.REFUSED
+
+
+def test_engines_without_a_word_shows_their_drift(cli: Cli, api: FakeApi) -> None:
+    api.on("GET", "/v1/engines", Reply({"items": [], "next": None}))
+    assert "no engines" in cli("engines").out
+    assert cli("engines", "--pool", "other").code == ExitCode.OK
+    assert api.seen[-1].query["pool"] == "other"
