@@ -203,6 +203,8 @@ async def _keep(
     if not submitted.created:
         return submitted.operation
     await _check(tx, request)
+    if new.retry_of is not None:
+        await retrying.check_timely(tx, new.retry_of)
     if upload is not None:
         await uploads.bind(tx, upload.session, new.id)
     if await admission.enter(tx, new.id, new.actor, Limits.of(parts.settings)):

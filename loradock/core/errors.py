@@ -83,7 +83,7 @@ CATALOG: Final[dict[str, ErrorSpec]] = {
     "base_config_invalid": _caller(422, "This is no base model's config.json.", "Give the config.json of the base model's own folder."),
     "base_model_unknown": _caller(422, "Nothing tells which base model the adapter is for.", "Give base_model with the first version."),
     "operation_ended": _state(409, "The operation has ended already.", "Start a new one."),
-    "operation_not_retryable": _state(409, "The operation has not ended, or left nothing to do again.", "See it with 'loradock ops ID'; ask for the change anew if it is still wanted."),
+    "operation_not_retryable": _state(409, "The operation has not ended, left nothing to do again, or would undo what came after it.", "See it with 'loradock ops ID'; ask for the change anew if it is still wanted."),
     "too_many_requests": _state(429, "Too many operations are under way, and the queue is full.", "Try again after the time in Retry-After."),
     "request_too_large": _caller(413, "The request body is larger than this call takes.", "Send less; artifacts are published by their address, not in the body."),
     # Sources and artifacts

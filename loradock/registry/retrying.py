@@ -20,11 +20,8 @@ async def retry_request(tx: Reader, operation: str) -> PublishRequest | LoadRequ
     Raises:
         LoradockError: `operation_not_found`, `operation_not_retryable`.
     """
-    row: OperationRow | None = await tx.session.get(OperationRow, operation)
-    if row is None:
-        raise not_found(operation)
-    if OperationState(row.state).active:
-        raise _not_retryable(row, f"it is still {row.state}")
+    row = await _ended(tx, operation)
+    await _check_timely(tx, row)
     if row.kind == OperationKind.LOAD:
         return await _load(tx, row)
     if row.state == OperationState.SUCCEEDED:
@@ -34,21 +31,77 @@ async def retry_request(tx: Reader, operation: str) -> PublishRequest | LoadRequ
     return UnloadRequest.model_validate(row.request)
 
 
+async def check_timely(tx: Reader, operation: str) -> None:
+    """See once more, now that the retry is kept and holds the lock, that nothing came in between which it would undo.
+
+    Raises:
+        LoradockError: `operation_not_found`, `operation_not_retryable`.
+    """
+    await _check_timely(tx, await _ended(tx, operation))
+
+
+async def _ended(tx: Reader, operation: str) -> OperationRow:
+    row: OperationRow | None = await tx.session.get(OperationRow, operation)
+    if row is None:
+        raise not_found(operation)
+    if OperationState(row.state).active:
+        raise _not_retryable(row, f"it is still {row.state}")
+    return row
+
+
+async def _check_timely(tx: Reader, row: OperationRow) -> None:
+    """What was meant when it was asked for must not hit what came to be served later."""
+    if row.kind == OperationKind.UNLOAD:
+        await _check_unload(tx, row, UnloadRequest.model_validate(row.request))
+    elif row.kind == OperationKind.LOAD and row.request.get("replace"):
+        others = sorted((await _loaded_since(tx, row)).keys() - {row.version})
+        if others:
+            raise _not_retryable(
+                row, f"version {others[-1]} was loaded since, and would lose its traffic to it"
+            )
+
+
+async def _check_unload(tx: Reader, row: OperationRow, request: UnloadRequest) -> None:
+    since = await _loaded_since(tx, row)
+    meant = (
+        since.keys() - {request.keep_version} if request.version is None else since.keys() & {request.version}
+    )
+    for version in sorted(meant, reverse=True):
+        if request.engines is None or since[version] & set(request.engines):
+            raise _not_retryable(row, f"version {version} was loaded since, and would go with it")
+    keep = request.keep_version
+    if keep is not None and not await _serving(tx, request.adapter, keep, request.pool):
+        raise _not_retryable(row, f"version {keep}, which was to stay, does not serve there now")
+
+
+async def _loaded_since(tx: Reader, row: OperationRow) -> dict[int, set[str]]:
+    """Versions that loads have brought since the operation's end, with the engines."""
+    load = OperationRow
+    query = select(load.version, load.result).where(
+        load.adapter == row.adapter,
+        load.pool == row.pool,
+        load.kind == OperationKind.LOAD,
+        load.state == OperationState.SUCCEEDED,
+        load.ended_at > row.ended_at,
+    )
+    found: dict[int, set[str]] = {}
+    for version, result in await tx.session.execute(query):
+        found.setdefault(version or 0, set()).update(OperationResult.model_validate(result or {}).engines)
+    return found
+
+
+async def _serving(tx: Reader, adapter: str, version: int, pool: str) -> set[str]:
+    """The engines that serve the version now."""
+    query = select(CardRow.engine).filter_by(adapter=adapter, version=version, pool=pool)
+    return set(await tx.session.scalars(query.where(CardRow.state == CardState.SERVING)))
+
+
 async def _load(tx: Reader, row: OperationRow) -> LoadRequest:
     request = LoadRequest.model_validate(row.request).model_copy(update={"plan": None})
     planned = await _left_to_do(tx, row) if row.state == OperationState.SUCCEEDED else await _planned(tx, row)
     if not planned and row.state != OperationState.SUCCEEDED:
         return request  # it failed before it came to any engine
-    serving = set(
-        await tx.session.scalars(
-            select(CardRow.engine).where(
-                CardRow.adapter == request.adapter,
-                CardRow.version == request.version,
-                CardRow.pool == request.pool,
-                CardRow.state == CardState.SERVING,
-            )
-        )
-    )
+    serving = await _serving(tx, request.adapter, request.version, request.pool)
     missing = tuple(sorted(planned - serving))
     if not missing:
         raise _not_retryable(row, "no engine of it failed that does not serve the version by now")

@@ -48,6 +48,7 @@ async def check_unload(tx: Reader, request: UnloadRequest) -> UnloadPlan:
     if not found:
         what = f"{request.adapter}@{request.version}" if request.version else request.adapter
         raise LoradockError("version_not_loaded", f"no engine of pool {request.pool} serves {what}")
+    await _check_kept(tx, request)
     taken = tuple(sorted({card.version for card, _, _ in found}))
     if len(found) > MAX_CARDS:
         raise LoradockError(
@@ -102,6 +103,17 @@ async def _wanted(tx: Reader, request: UnloadRequest) -> tuple[int, ...]:
         named = set(request.engines)
         meant = {version for version in meant if named & set(wanted[version].engines or ())}
     return tuple(sorted(meant))
+
+
+async def _check_kept(tx: Reader, request: UnloadRequest) -> None:
+    """Where the version that is to stay is not wanted any more, what would go is what came after it."""
+    keep = request.keep_version
+    if keep is None or keep in await deployments.version_rows(tx, request.adapter, request.pool):
+        return
+    raise LoradockError(
+        "version_not_loaded",
+        f"{request.adapter}@{keep}, which is to stay, is not loaded in pool {request.pool}",
+    )
 
 
 async def _check_weight(tx: Reader, request: UnloadRequest, taken: tuple[int, ...]) -> None:
