@@ -56,11 +56,11 @@ class ArtifactActivities:
         clock = StepClock("fetch")
         with self._transfer(given.operation, clock) as progress:
             staged = self._staging.stage(given.uri, progress, check=self._signatures.check_for(given.adapter))
-        digest = staged.manifest.digest
-        if given.expect_digest is not None and digest != given.expect_digest:
-            self._staging.discard(digest)
-            code = "upload_mismatch" if parse_upload_uri(given.uri) else "digest_mismatch"
-            raise LoradockError(code, f"{given.expect_digest} was expected, the source is {digest}")
+            digest = staged.manifest.digest
+            if given.expect_digest is not None and digest != given.expect_digest:
+                self._staging.discard(digest)
+                code = "upload_mismatch" if parse_upload_uri(given.uri) else "digest_mismatch"
+                raise LoradockError(code, f"{given.expect_digest} was expected, the source is {digest}")
         facts = {} if staged.signature is None else {"signature": str(staged.signature.status)}
         step = clock.succeeded(bytes=staged.manifest.total_size, files=len(staged.manifest.files), **facts)
         return StagedArtifact(
@@ -82,8 +82,8 @@ class ArtifactActivities:
         ref = given.ref
         with self._transfer(given.operation, clock) as progress:
             sent = self._upload(given, progress)
-        self._store.publish_pointer(ref.adapter, ref.version, ref.digest)
-        self._staging.discard(ref.digest)
+            self._store.publish_pointer(ref.adapter, ref.version, ref.digest)
+            self._staging.discard(ref.digest)
         return UploadedArtifact(artifact_uri=self._store.uri(ref.digest), step=clock.succeeded(bytes=sent))
 
     @contextmanager

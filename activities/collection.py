@@ -1,11 +1,10 @@
 """Collecting what nobody needs any more: versions, bytes in the store, staged copies. Runs in the orchestrator."""
 
 import asyncio
-import contextvars
-import time
 
 from temporalio import activity
 
+from activities.heartbeats import heartbeats
 from activities.interface.collection import (
     DELETE_ARTIFACT,
     FIND_GARBAGE,
@@ -13,6 +12,7 @@ from activities.interface.collection import (
     RECORD_COLLECTION,
     REMOVE_UPLOAD,
     RETIRE_VERSIONS,
+    CollectionRules,
     DeleteArtifactInput,
     DeletedArtifact,
     FindGarbageInput,
@@ -52,14 +52,18 @@ class CollectionActivities:
         keep = given.rules.keep_versions
         if keep is None:
             return Retired(versions=())
+        async with heartbeats():
+            retired = await self._retire(keep)
+        return Retired(versions=tuple(retired[:MOST_AT_ONCE]))
+
+    async def _retire(self, keep: int) -> list[str]:
         async with self._database.transaction() as tx:
             names = await retirement.with_more_than(tx, keep)
         retired: list[str] = []
         for name in names:
-            activity.heartbeat(name)
             async with self._database.transaction() as tx:
                 retired += [f"{name}@{number}" for number in await retirement.retire_expired(tx, name, keep)]
-        return Retired(versions=tuple(retired[:MOST_AT_ONCE]))
+        return retired
 
     @activity.defn(name=FIND_GARBAGE.name)
     async def find(self, given: FindGarbageInput) -> FoundGarbage:
@@ -67,14 +71,16 @@ class CollectionActivities:
 
         Repeatable: a mark stays as it was set first.
         """
-        rules = given.rules
-        beat = _Beat()
-        stored = await asyncio.to_thread(self._store.digests, beat)
+        async with heartbeats():
+            return await self._find(given.rules)
+
+    async def _find(self, rules: CollectionRules) -> FoundGarbage:
+        stored = await asyncio.to_thread(self._store.digests, _Cancelled())
         async with self._database.transaction() as tx:
             due = await tombstones.mark(tx, stored, rules.grace_seconds)
             alive = await agents.alive_agents(tx)
         unfinished = await asyncio.to_thread(self._store.sweep, rules.leftovers_seconds)
-        sessions = await self._remove_uploads(beat)
+        sessions = await self._remove_uploads()
         staged = await asyncio.to_thread(self._staging.sweep, older_than_seconds=rules.leftovers_seconds)
         return FoundGarbage(
             digests=tuple(due[:MOST_AT_ONCE]),
@@ -83,33 +89,38 @@ class CollectionActivities:
             agents=tuple(alive),
         )
 
-    async def _remove_uploads(self, beat: "_Beat") -> int:
+    async def _remove_uploads(self) -> int:
         """End the sessions that nobody counts on, then remove what lies of any that has ended, whenever that was."""
-        held = await asyncio.to_thread(self._store.uploads.sessions, beat)
+        held = await asyncio.to_thread(self._store.uploads.sessions, _Cancelled())
         async with self._database.transaction() as tx:
             useless = await uploads.end_useless(tx, held)
         for session in useless:
-            await asyncio.to_thread(self._store.uploads.remove, session, beat)
+            await asyncio.to_thread(self._store.uploads.remove, session, _Cancelled())
         return len(useless)
 
     @activity.defn(name=REMOVE_UPLOAD.name)
     async def remove_upload(self, given: RemoveUploadInput) -> RemovedUpload:
         """Remove an upload whose publish has ended; the session ends first, so that nobody counts on what is left."""
-        async with self._database.transaction() as tx:
-            if not await uploads.end_published(tx, given.session):
-                return RemovedUpload(removed=False)
-        freed = await asyncio.to_thread(self._store.uploads.remove, given.session, _Beat())
+        async with heartbeats():
+            async with self._database.transaction() as tx:
+                if not await uploads.end_published(tx, given.session):
+                    return RemovedUpload(removed=False)
+            freed = await asyncio.to_thread(self._store.uploads.remove, given.session, _Cancelled())
         return RemovedUpload(removed=True, bytes=freed)
 
     @activity.defn(name=DELETE_ARTIFACT.name)
     async def delete(self, given: DeleteArtifactInput) -> DeletedArtifact:
         """Delete what nobody points to. One that died in the middle is followed by the next, who goes on."""
+        async with heartbeats():
+            return await self._delete(given.digest)
+
+    async def _delete(self, digest: str) -> DeletedArtifact:
         async with self._database.transaction() as tx:
-            if not await tombstones.begin_delete(tx, given.digest):
+            if not await tombstones.begin_delete(tx, digest):
                 return DeletedArtifact(deleted=False)
-        freed = await asyncio.to_thread(self._store.delete, given.digest, _Beat())
+        freed = await asyncio.to_thread(self._store.delete, digest, _Cancelled())
         async with self._database.transaction() as tx:
-            await tombstones.end_delete(tx, given.digest, freed)
+            await tombstones.end_delete(tx, digest, freed)
         return DeletedArtifact(deleted=True, bytes=freed)
 
     @activity.defn(name=RECORD_COLLECTION.name)
@@ -131,16 +142,11 @@ class CollectionActivities:
         return Done()
 
 
-class _Beat:
-    """Heartbeats from the thread that does the work, about once a second."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._context = contextvars.copy_context()
-        self._next = 0.0
+class _Cancelled:
+    """Ends the thread that does the work, once the activity is cancelled."""
 
     def advance(self, size: int) -> None:
-        """Count nothing; say that we live.
+        """Count nothing.
 
         Raises:
             LoradockError: `operation_cancelled`.
@@ -148,7 +154,3 @@ class _Beat:
         del size
         if activity.is_cancelled():
             raise LoradockError("operation_cancelled", "the collection was cancelled")
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + 1.0
-            self._loop.call_soon_threadsafe(activity.heartbeat, context=self._context)

@@ -1,12 +1,13 @@
 """A host's engines: load and verify, drain and remove. Runs in the agent beside them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 from temporalio import activity
 
+from activities.heartbeats import heartbeats
 from activities.interface.hosts import (
     LOAD_ADAPTER,
     RESUME_ADAPTER,
@@ -39,8 +40,6 @@ from loradock.engines.protocol import (
 
 DRAIN_SLICE_SECONDS: Final = 2.0
 """A long drain is waited for in slices, so that a cancel is heard between two of them."""
-
-HEARTBEAT_SECONDS: Final = 3.0
 
 LOAD_RETRY_SECONDS: Final = 5.0
 """Until the next try of a load that came too soon for an engine which does not say when."""
@@ -223,24 +222,6 @@ def _words(given: HostInput | LoadAdapterInput | UnloadAdapterInput) -> dict[str
         served_name=given.ref.served_name, incarnation=given.target.incarnation, **given.run.model_dump()
     )
     return command.model_dump(exclude={"undo"})
-
-
-@asynccontextmanager
-async def heartbeats() -> AsyncIterator[None]:
-    """Heartbeat while the body runs: a cancel and a dead agent are both noticed by it."""
-
-    async def beat() -> None:
-        while True:
-            activity.heartbeat()
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-
-    task = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Final
 
 from temporalio import activity
 
-from activities.engines import heartbeats
+from activities.heartbeats import heartbeats
 from activities.interface.collection import (
     COLLECT_CACHE,
     CollectCacheInput,
@@ -72,12 +72,10 @@ class CacheActivities:
         def tell(figures: dict[str, int]) -> None:
             self._reporter.report(operation, clock.running(**figures))
 
-        there = self._cache.pin(given.ref, holder(given))
-        with (
-            TransferProgress(tell, heartbeat) as progress,
-            nullcontext() if there else self._slots.take(progress),
-        ):
-            cached = self._cache.ensure(given.ref, progress=progress)
+        with TransferProgress(tell, heartbeat) as progress:
+            there = self._cache.pin(given.ref, holder(given))
+            with nullcontext() if there else self._slots.take(progress):
+                cached = self._cache.ensure(given.ref, progress=progress)
         step = clock.succeeded(bytes=cached.bytes, outcome=str(cached.outcome))
         self._reporter.report(operation, step)
         return DownloadedAdapter(path=str(cached.path), outcome=str(cached.outcome), step=step)
@@ -85,9 +83,10 @@ class CacheActivities:
     @activity.defn(name=COLLECT_CACHE.name)
     async def collect(self, given: CollectCacheInput) -> CollectedCache:
         """Evict what is over the cache's limits and leased by nobody; sweep what dead processes left."""
-        gone = await asyncio.to_thread(
-            self._cache.collect, leftovers_older_than_seconds=given.rules.leftovers_seconds
-        )
+        async with heartbeats():
+            gone = await asyncio.to_thread(
+                self._cache.collect, leftovers_older_than_seconds=given.rules.leftovers_seconds
+            )
         named = tuple(
             EvictedAdapter(served_name=one.served_name, digest=one.digest, bytes=one.bytes, reason=one.reason)
             for one in gone[:NAMED]

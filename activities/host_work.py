@@ -8,11 +8,12 @@ import contextvars
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from temporalio import activity
 
-from activities.engines import EngineActivities, heartbeats
+from activities.engines import EngineActivities
+from activities.heartbeats import heartbeat_from_threads, heartbeats
 from activities.host_cache import CacheActivities
 from activities.interface.batches import LOAD_ON_ENGINE, UNLOAD_FROM_ENGINE, LoadOnEngineWork
 from activities.interface.hosts import (
@@ -62,9 +63,10 @@ class HostWorkActivities:
 
     async def _load(self, given: LoadOnEngineWork) -> LoadedAdapter:
         host = HostInput(run=given.run, ref=given.ref, target=given.target)
-        beat = _heartbeat_from_threads()
+        beat = heartbeat_from_threads()
         with _told_as("download", given.target.engine):
-            downloaded = await self._in_thread(lambda: self._cache.bring(host, beat))
+            async with heartbeats():  # also while no thread is free
+                downloaded = await self._in_thread(lambda: self._cache.bring(host, beat))
         load = LoadAdapterInput(**dict(host), path=downloaded.path, undo=given.undo)
         with _told_as("load", given.target.engine):
             loaded = await self._engines.load(load)
@@ -121,13 +123,3 @@ def _told_as(step: str, engine: str) -> Iterator[None]:
     except LoradockError as error:
         told = clock.failed(None).model_dump(mode="json", exclude={"engine", "error", "detail"})
         raise LoradockError(error.code, error.message, **{**error.details, "step": told}) from error
-
-
-def _heartbeat_from_threads() -> Callable[..., None]:
-    """The activity's heartbeat, for threads: the SDK's own belongs to the loop where the activity is a coroutine."""
-    loop, context = asyncio.get_running_loop(), contextvars.copy_context()
-
-    def beat(*details: Any) -> None:
-        loop.call_soon_threadsafe(activity.heartbeat, *details, context=context)
-
-    return beat

@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from activities import engines as engine_activities
+from activities import heartbeats
 from activities.engines import EngineActivities
 from activities.interface.hosts import HostInput, LoadAdapterInput, UnloadAdapterInput
 from loradock.core.errors import LoradockError
@@ -101,7 +102,7 @@ async def test_loading_twice_is_loading_once(host: Host) -> None:
 
 
 async def test_a_load_that_takes_long_heartbeats(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_activities, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(heartbeats, "HEARTBEAT_SECONDS", 0.1)
     host.engine.inside.faults = Faults(load_seconds=0.5)
     bench = Bench()
     await bench.run(host.activities.load, host.load())
