@@ -9,8 +9,8 @@ import contextlib
 import hmac
 import logging
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
-from urllib.parse import quote
 
 import httpx
 import uvicorn
@@ -21,8 +21,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from loradock.core.errors import LoradockError
+from loradock.core.names import check_adapter_name
 
 _log = logging.getLogger(__name__)
+
+_Call = Callable[[Request], Awaitable[Response]]
 
 MAX_BODY_BYTES: Final = 64 * 1024
 ANSWER_SECONDS: Final = 300.0
@@ -52,9 +55,9 @@ class LorasProxy:
         """The three calls as an application."""
         return Starlette(
             routes=[
-                Route("/v1/loras", self._list, methods=["GET"]),
-                Route("/v1/loras", self._load, methods=["POST"]),
-                Route("/v1/loras/{name:path}", self._unload, methods=["DELETE"]),
+                Route("/v1/loras", self._guarded(self._list), methods=["GET"]),
+                Route("/v1/loras", self._guarded(self._load), methods=["POST"]),
+                Route("/v1/loras/{name:path}", self._guarded(self._unload), methods=["DELETE"]),
             ]
         )
 
@@ -74,11 +77,14 @@ class LorasProxy:
         return await self._pass_on(request, self._path, bytes(body))
 
     async def _unload(self, request: Request) -> Response:
-        return await self._pass_on(request, f"{self._path}/{quote(request.path_params['name'], safe='/')}")
+        try:
+            # Else dots in it, which the client folds away, could lead to another agent's calls.
+            name = check_adapter_name(request.path_params["name"])
+        except LoradockError as error:
+            return _error(400, error.code, error.message)
+        return await self._pass_on(request, f"{self._path}/{name}")
 
     async def _pass_on(self, request: Request, path: str, body: bytes | None = None) -> Response:
-        if not self._may(request):
-            return _error(401, "unauthorized", "the call has no bearer token, or a wrong one")
         kept = {name: request.headers[name] for name in ("content-type",) if name in request.headers}
         try:
             answer = await self._http.request(request.method, path, content=body, headers=kept)
@@ -89,6 +95,14 @@ class LorasProxy:
             problem = answer.json()
             return _error(answer.status_code, str(problem.get("code")), str(problem.get("detail")))
         return Response(answer.content, answer.status_code, media_type=media_type)
+
+    def _guarded(self, call: _Call) -> _Call:
+        async def guarded(request: Request) -> Response:
+            if not self._may(request):
+                return _error(401, "unauthorized", "the call has no bearer token, or a wrong one")
+            return await call(request)
+
+        return guarded
 
     def _may(self, request: Request) -> bool:
         if self._token is None:

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
 from loradock.cli import text
-from loradock.cli.client import Document
+from loradock.cli.client import Document, path_part
 from loradock.cli.inspecting import read_config_file
 from loradock.cli.listing import Limit, fetch_page
 from loradock.cli.render import Column, print_facts, print_table
@@ -64,7 +63,7 @@ def list_all(
 
 
 def _path(name: str) -> str:
-    return f"/v1/base-models/{quote(name, safe='')}"
+    return f"/v1/base-models/{path_part(name)}"
 
 
 def _print(session: Session, found: Document) -> None:

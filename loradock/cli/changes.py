@@ -1,13 +1,12 @@
 """Commands that change something: publish, load, unload, alias."""
 
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
 from loradock.cli import text
 from loradock.cli.arguments import adapter_and_version, labels, local_folder, seconds, source_uri
-from loradock.cli.client import adapter_path
+from loradock.cli.client import adapter_path, path_part
 from loradock.cli.outcome import IdempotencyKey, Timeout, Wait, conclude
 from loradock.cli.publishing import publish_folder
 from loradock.cli.selection import (
@@ -175,7 +174,7 @@ def alias(
     as_json: AsJson = False,
 ) -> None:
     """Point an alias at a version. Nothing that runs is changed by it."""
-    path = f"{adapter_path(name)}/aliases/{quote(alias_name, safe='')}"
+    path = f"{adapter_path(name)}/aliases/{path_part(alias_name)}"
     with open_session(api_url, token, as_json=as_json) as session:
         moved = session.client.put(path, {"version": version})
         line = f"{text.clean(name)}@{text.clean(alias_name)} is version {text.clean(moved.get('version'))}"

@@ -12,7 +12,7 @@ import httpx
 
 from loradock import __version__
 from loradock.cli.connection import Connection
-from loradock.cli.failures import CommandFailure, ExitCode, unavailable
+from loradock.cli.failures import CommandFailure, ExitCode, unavailable, usage
 
 Document = dict[str, Any]
 
@@ -138,7 +138,7 @@ class ApiClient:
         Raises:
             CommandFailure: refused (4) or not reachable (5) at the start.
         """
-        path = f"/v1/operations/{quote(operation, safe='')}/events"
+        path = f"{operation_path(operation)}/events"
         try:
             with self._http.stream(
                 "GET", path, headers={"Accept": "text/event-stream"}, timeout=_STREAM_TIMEOUT
@@ -182,18 +182,41 @@ class ApiClient:
 
 
 def upload_path(upload: str) -> str:
-    """The path of an upload session."""
-    return f"/v1/uploads/{quote(upload, safe='')}"
+    """The path of an upload session.
+
+    Raises:
+        CommandFailure: exit code 2, as of `path_part`.
+    """
+    return f"/v1/uploads/{path_part(upload)}"
 
 
 def adapter_path(name: str) -> str:
-    """The path of an adapter; the slash of `org/name` stays one."""
-    return f"/v1/adapters/{quote(name, safe='/')}"
+    """The path of an adapter; the slash of `org/name` stays one.
+
+    Raises:
+        CommandFailure: exit code 2, as of `path_part`.
+    """
+    return f"/v1/adapters/{'/'.join(map(path_part, name.split('/')))}"
 
 
 def operation_path(operation: str) -> str:
-    """The path of an operation."""
-    return f"/v1/operations/{quote(operation, safe='')}"
+    """The path of an operation.
+
+    Raises:
+        CommandFailure: exit code 2, as of `path_part`.
+    """
+    return f"/v1/operations/{path_part(operation)}"
+
+
+def path_part(name: str) -> str:
+    """A name as one part of a path.
+
+    Raises:
+        CommandFailure: exit code 2 for `.` and `..`: HTTP clients fold them away, and the call would be another one.
+    """
+    if name in (".", ".."):
+        raise usage(f"{name!r} is no name")
+    return quote(name, safe="")
 
 
 def _query_value(value: object) -> str:

@@ -1,14 +1,13 @@
 """`loradock show`: an adapter, or one of its versions, with all that is known."""
 
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 from rich.text import Text
 
 from loradock.cli import text
 from loradock.cli.arguments import adapter_and_version
-from loradock.cli.client import Document, adapter_path
+from loradock.cli.client import Document, adapter_path, path_part
 from loradock.cli.inspecting import report_facts, signature_facts
 from loradock.cli.lists import VERSIONS, version_row, weights
 from loradock.cli.render import Column, print_facts, print_table
@@ -40,7 +39,7 @@ def show(
 def _version(session: Session, adapter: str, version: int | str) -> Document:
     path = adapter_path(adapter)
     if isinstance(version, str):
-        version = session.client.get(f"{path}/aliases/{quote(version, safe='')}")["version"]
+        version = session.client.get(f"{path}/aliases/{path_part(version)}")["version"]
     return session.client.get(f"{path}/versions/{version}")
 
 

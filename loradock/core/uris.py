@@ -145,8 +145,8 @@ def _hub(organisation: str, path: str) -> SourceUri:
     name, marked, revision = named.partition("@")
     if not _HUB_NAME.fullmatch(organisation) or not _HUB_NAME.fullmatch(name) or (marked and not revision):
         raise _invalid("a hub address names a repository: hf://org/name[@revision][/folder]")
-    if ".." in _decoded(revision).split("/"):
-        raise _invalid("a revision has no '..'; a '/' in it is %2F")
+    if any(part in (".", "..") for part in _decoded(revision).split("/")):
+        raise _invalid("a revision has no '.' and no '..'; a '/' in it is %2F")
     if any(part in ("", ".", "..") for part in folder):
         raise _invalid("a folder in a repository has no empty part, no '.' and no '..'")
     return SourceUri("hf", organisation, path.strip("/"))

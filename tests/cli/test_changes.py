@@ -224,3 +224,21 @@ def test_engines_without_a_word_shows_their_drift(cli: Cli, api: FakeApi) -> Non
     assert "no engines" in cli("engines").out
     assert cli("engines", "--pool", "other").code == ExitCode.OK
     assert api.seen[-1].query["pool"] == "other"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("show", ".."),
+        ("show", "greeter@.."),
+        ("show", "../operations/op-1"),
+        ("load", "../../v1/adapters/other@1"),
+        ("alias", "greeter", "..", "1"),
+        ("ops", "abort", ".."),
+        ("ops", "show", "."),
+    ],
+)
+def test_dots_lead_to_no_other_call(cli: Cli, api: FakeApi, words: tuple[str, ...]) -> None:
+    ran = cli(*words)
+    assert (ran.code, api.seen) == (ExitCode.USAGE, [])
+    assert "is no name" in ran.err

@@ -89,6 +89,7 @@ def test_another_scheme_is_not_supported(uri: str) -> None:
         "hf:///greeter",
         "hf://acme/greeter@",
         "hf://acme/greeter@a%2F..%2Fb",
+        "hf://acme/greeter@.",
         "hf://acme/greeter@%zz",
         "hf://acme/greeter/../other",
         "hf://acme/greeter@v1?x",

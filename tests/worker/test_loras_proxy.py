@@ -1,6 +1,8 @@
 """What a host's `/v1/loras` passes on, and what it refuses by itself."""
 
 import asyncio
+import http.client
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -69,21 +71,53 @@ async def test_calls_are_passed_on_as_the_agents_own_and_answers_come_back_whole
         answers = [
             await client.get("/v1/loras"),
             await client.post("/v1/loras", json={"lora_name": "a"}, headers={"Authorization": "Bearer mine"}),
-            await client.delete("/v1/loras/org/a%20b"),
+            await client.delete("/v1/loras/org/a.b"),
         ]
     assert [(one.status_code, one.json()["message"]) for one in answers] == [(409, "busy")] * 3
     token = "Bearer agent-token"
     assert control_plane.seen == [
         ("GET", "/v1/agents/host-1/loras", token, b""),
         ("POST", "/v1/agents/host-1/loras", token, b'{"lora_name":"a"}'),
-        ("DELETE", "/v1/agents/host-1/loras/org/a%20b", token, b""),
+        ("DELETE", "/v1/agents/host-1/loras/org/a.b", token, b""),
     ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../host-2/loras/x",
+        "%2e%2e/%2e%2e/host-2/loras/x",
+        "..",
+        "%2e",
+        "a%2f..%2f..%2fhost-2%2floras%2fx",
+        "a%20b",
+        "a%3fb",
+        "load",
+        "",
+    ],
+)
+async def test_a_name_that_is_none_does_not_reach_the_control_plane(
+    control_plane: ControlPlane, name: str
+) -> None:
+    async with host(control_plane) as client:
+        status, body = await asyncio.to_thread(delete_as_it_stands, client.base_url, f"/v1/loras/{name}")
+    assert (status, body["code"]) == (400, "invalid_name")
+    assert control_plane.seen == []
+
+
+def delete_as_it_stands(base: httpx.URL, path: str) -> tuple[int, dict[str, str]]:
+    """The answer to a path in which no client has folded dots."""
+    connection = http.client.HTTPConnection(base.host, base.port, timeout=8)
+    connection.request("DELETE", path)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
 
 
 async def test_with_a_token_only_those_who_have_it_are_passed_on(control_plane: ControlPlane) -> None:
     async with host(control_plane, "host-token") as client:
         for headers in ({}, {"Authorization": "Bearer other"}, {"Authorization": "host-token"}):
             assert (await client.get("/v1/loras", headers=headers)).status_code == 401
+            assert (await client.delete("/v1/loras/a%20b", headers=headers)).status_code == 401
         assert control_plane.seen == []
         allowed = await client.get("/v1/loras", headers={"Authorization": "Bearer host-token"})
         assert allowed.json() == {"status": "success"}
