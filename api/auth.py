@@ -1,7 +1,6 @@
 """Who calls: bearer tokens, and what each kind of token may do."""
 
 import hashlib
-import hmac
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from api import docs_page
+from api.agent_tokens import read_agent_tokens
 from loradock.core.errors import LoradockError
 from loradock.core.settings import Settings
 from loradock.registry.audit import SYSTEM_ACTOR
@@ -40,10 +40,12 @@ class Principal:
 
     Attributes:
         actor: the name in the audit.
+        agent: the only agent whose calls the token is good for; None for the token that agents share, and for operators.
     """
 
     actor: str
     role: Role
+    agent: str | None = None
 
 
 class TokenBook:
@@ -51,22 +53,31 @@ class TokenBook:
 
     Args:
         entries: token and whose it is.
+        hashed: agents' own tokens, as `read_agent_tokens` gives them.
 
     Raises:
         LoradockError: `setting_invalid` when there is no operator's token, an empty one, or one token for two.
     """
 
-    def __init__(self, entries: Iterable[tuple[str, Principal]]) -> None:
+    def __init__(
+        self, entries: Iterable[tuple[str, Principal]], hashed: Iterable[tuple[bytes, str]] = ()
+    ) -> None:
         self._principals: dict[bytes, Principal] = {}
         for token, principal in entries:
             if not token.strip():
                 raise LoradockError("setting_invalid", f"the token of {principal.actor!r} is empty")
-            if self._principals.setdefault(_digest(token.encode()), principal) != principal:
-                raise LoradockError("setting_invalid", "one token stands for two: every actor needs its own")
+            self._add(_digest(token.encode()), principal)
+        for digest, agent in hashed:
+            self._add(digest, Principal(f"{AGENT}:{agent}", Role.AGENT, agent))
+        self._own = {principal.agent for principal in self._principals.values()} - {None}
         if not any(principal.role is Role.OPERATOR for principal in self._principals.values()):
             raise LoradockError(
                 "setting_invalid", "neither LORADOCK_API_TOKEN nor LORADOCK_API_TOKENS is set"
             )
+
+    def _add(self, digest: bytes, principal: Principal) -> None:
+        if self._principals.setdefault(digest, principal) != principal:
+            raise LoradockError("setting_invalid", "one token stands for two: every actor needs its own")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "TokenBook":
@@ -84,16 +95,16 @@ class TokenBook:
             entries.append((token.get_secret_value(), Principal(actor, Role.OPERATOR)))
         if settings.agent_token is not None:
             entries.append((settings.agent_token.get_secret_value(), Principal(AGENT, Role.AGENT)))
-        return cls(entries)
+        file = settings.agent_tokens_file
+        return cls(entries, read_agent_tokens(file) if file is not None else ())
 
     def find(self, token: bytes) -> Principal | None:
-        """Whose token this is. Every known one is compared, so the time tells nothing."""
-        given = _digest(token)
-        found = None
-        for known, principal in self._principals.items():
-            if hmac.compare_digest(known, given):
-                found = principal
-        return found
+        """Whose token this is. It is looked up by its hash, of which the time it takes would tell a guesser nothing."""
+        return self._principals.get(_digest(token))
+
+    def has_own(self, agent: str) -> bool:
+        """Whether the agent has a token that is no other's."""
+        return agent in self._own
 
 
 def required_role(path: str) -> Role | None:
@@ -131,7 +142,19 @@ def authenticate(tokens: TokenBook, path: str, headers: Iterable[tuple[bytes, by
         raise LoradockError(
             "forbidden", f"this call is for the {role} token, and the token given is the {principal.role}'s"
         )
+    if role is Role.AGENT:
+        _check_agent(tokens, principal, path)
     return principal
+
+
+def _check_agent(tokens: TokenBook, principal: Principal, path: str) -> None:
+    """See that the token is good for the agent whose call it is."""
+    agent = path.removeprefix(AGENT_PREFIX).partition("/")[0]
+    if principal.agent is None:
+        if tokens.has_own(agent):
+            raise LoradockError("forbidden", f"agent {agent} has a token of its own, and this is not it")
+    elif principal.agent != agent:
+        raise LoradockError("forbidden", f"the token is agent {principal.agent}'s, and no other's")
 
 
 def _digest(token: bytes) -> bytes:

@@ -32,6 +32,7 @@ class Settings(BaseSettings):
         api_token: one token for one operator, whose name in the audit is `operator`.
         api_tokens: further tokens by actor name, as JSON: `{"alice": "…"}`.
         agent_token: what host agents show to the API.
+        agent_tokens_file: API: `agent-id sha256` a line, for agents that have a token of their own.
         agent_loras: whether agents may pass on `/v1/loras` calls of their neighbours.
         loras_listen: `host:port` where an agent takes `/v1/loras` calls; none by default.
         loras_token: what callers there must show; without it whoever reaches the port may change adapters.
@@ -103,6 +104,7 @@ class Settings(BaseSettings):
     api_token: SecretStr | None = None
     api_tokens: dict[str, SecretStr] = Field(default_factory=dict)
     agent_token: SecretStr | None = None
+    agent_tokens_file: Path | None = None
     agent_loras: bool = False
     loras_listen: str | None = None
     loras_token: SecretStr | None = None

@@ -1,7 +1,10 @@
 """Who is let in where."""
 
+import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -9,11 +12,13 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from pydantic import SecretStr
 
+from api.app import create_app
 from api.auth import OPEN_PATHS, Principal, Role, TokenBook
+from api.dependencies import ApiDependencies
 from loradock.core.errors import LoradockError
 from loradock.core.settings import Settings
 from tests.api.conftest import AGENT_TOKEN, ALICE_TOKEN, OPERATOR_TOKEN, assert_problem, client_of
-from tests.api.world import World
+from tests.api.world import World, engine_report, renewal_of
 
 VALUES = {
     "name": "org/greeter",
@@ -132,6 +137,79 @@ async def test_nobody_is_let_in_before_the_body_is_looked_at(app: FastAPI) -> No
         transport=httpx.ASGITransport(app=app), base_url="http://api.test"
     ) as nobody:
         assert_problem(await nobody.post("/v1/adapters/a/load", content=b"{not json"), 401, "unauthorized")
+
+
+def hashed(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+@pytest.fixture
+def agents_file(tmp_path: Path) -> Path:
+    """`a0` has two tokens, the others of the tests share one."""
+    file = tmp_path / "agents"
+    file.write_text(f"# ours\n\na0 {hashed('old')}\na0 {hashed('new')}  # from June on\nb0 {hashed('b')}\n")
+    return file
+
+
+async def test_an_agents_own_token_is_good_for_no_other_and_no_other_is_good_for_it(
+    parts: ApiDependencies, agents_file: Path
+) -> None:
+    settings = parts.settings.model_copy(update={"agent_tokens_file": agents_file, "agent_loras": True})
+    app = create_app(replace(parts, settings=settings, tokens=TokenBook.from_settings(settings)))
+    allowed = [("old", "a0"), ("new", "a0"), ("b", "b0"), (AGENT_TOKEN, "c0")]
+    for token in ("old", "new", "b", AGENT_TOKEN):
+        async with client_of(app, token) as client:
+            for agent in ("a0", "b0", "c0"):
+                response = await client.get(f"/v1/agents/{agent}/loras")
+                if (token, agent) in allowed:
+                    assert response.status_code == 200, (token, agent)
+                else:
+                    assert_problem(response, 403, "forbidden")
+            assert_problem(await client.get("/v1/agents/a0%2f..%2fb0/loras"), *NOT_FOR[token])
+            assert_problem(await client.get("/v1/adapters"), 403, "forbidden")
+
+
+NOT_FOR = {
+    "old": (404, "not_found"), "new": (404, "not_found"), "b": (403, "forbidden"), AGENT_TOKEN: (403, "forbidden"),
+}  # fmt: skip
+"""What a path is that begins with another agent's and does not lead to one."""
+
+
+async def test_an_agent_with_a_token_of_its_own_keeps_its_lease_from_others(
+    parts: ApiDependencies, agents_file: Path
+) -> None:
+    settings = parts.settings.model_copy(update={"agent_tokens_file": agents_file})
+    app = create_app(replace(parts, tokens=TokenBook.from_settings(settings)))
+    renewal = renewal_of("a0", engine_report("e0")).model_dump(mode="json")
+    async with client_of(app, "new") as agent, client_of(app, "b") as other:
+        assert (await agent.put("/v1/agents/a0/lease", json=renewal)).json()["superseded"] is False
+        fresh = {**renewal, "instance": "an-impostor"}
+        assert_problem(await other.put("/v1/agents/a0/lease", json=fresh), 403, "forbidden")
+        assert_problem(await other.put("/v1/agents/b0/lease", json=fresh), 422, "invalid_request")
+        assert (await agent.put("/v1/agents/a0/lease", json=renewal)).json()["superseded"] is False
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a0",
+        f"a0 {'0' * 63}",
+        f"a0 {'0' * 64} more",
+        f"a/0 {'0' * 64}",
+        f"a0 {'G' * 64}",
+        "\xff",
+        f"a0 {'0' * 64}\nb0 {'0' * 64}",
+    ],
+)
+def test_a_file_of_tokens_that_cannot_be_meant_is_refused_at_start(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "agents"
+    file.write_text(content, encoding="latin-1")
+    with pytest.raises(LoradockError) as caught:
+        TokenBook.from_settings(settings(api_token="x", agent_tokens_file=file))
+    assert caught.value.code == "setting_invalid"
+    assert "0" * 60 not in caught.value.message
+    with pytest.raises(LoradockError, match="LORADOCK_AGENT_TOKENS_FILE"):
+        TokenBook.from_settings(settings(api_token="x", agent_tokens_file=tmp_path / "none"))
 
 
 def settings(**values: object) -> Settings:
