@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
 from loradock.cli import text
-from loradock.cli.client import Document
+from loradock.cli.client import Document, path_part
 from loradock.cli.groups import EnginesGroup, command_group
 from loradock.cli.listing import Limit, fetch_page
 from loradock.cli.render import Column, print_table
@@ -55,7 +54,7 @@ def remove(
     Its lost cards go, and deployments name it no more. Should it come back, it joins as a new one.
     """
     with open_session(api_url, token, as_json=as_json) as session:
-        removed = session.client.delete(f"/v1/engines/{quote(engine, safe='')}")
+        removed = session.client.delete(f"/v1/engines/{path_part(engine)}")
         session.answer(removed, lambda: _print_removed(session, removed))
 
 

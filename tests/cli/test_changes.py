@@ -236,6 +236,7 @@ def test_engines_without_a_word_shows_their_drift(cli: Cli, api: FakeApi) -> Non
         ("alias", "greeter", "..", "1"),
         ("ops", "abort", ".."),
         ("ops", "show", "."),
+        ("engines", "remove", ".."),
     ],
 )
 def test_dots_lead_to_no_other_call(cli: Cli, api: FakeApi, words: tuple[str, ...]) -> None:
