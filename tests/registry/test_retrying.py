@@ -24,6 +24,14 @@ async def refused(world: World, operation: str) -> bool:
     return caught.value.code == "operation_not_retryable"
 
 
+async def too_late(world: World, operation: str) -> bool:
+    """Whether a retry that holds the lock already is refused all the same."""
+    with pytest.raises(LoradockError) as caught:
+        async with world.database.read() as tx:
+            await retrying.check_timely(tx, operation)
+    return caught.value.code == "operation_not_retryable"
+
+
 async def failed(world: World, request: LoadRequest) -> str:
     """A load that came to its engines and was put back."""
     run, plan = await world.plan_load(request)
@@ -156,6 +164,7 @@ async def test_an_old_unload_of_what_was_replaced_does_not_take_down_what_came_a
     await unloaded(world, await replaced(world, 3))
     assert await world.states() == {"greeter@3 on e1": "serving"}
     assert await refused(world, old)
+    assert await too_late(world, old)
     request = UnloadRequest.model_validate((await world.operation(old)).request)
     with pytest.raises(LoradockError, match="version_not_loaded"):  # nor does a Reset of its workflow
         async with world.database.read() as tx:
@@ -199,6 +208,7 @@ async def test_a_load_that_was_to_replace_takes_no_traffic_from_what_came_after(
     beside = await failed(world, LOAD.model_copy(update={"version": 2}))
     await unloaded(world, await replaced(world, 3))
     assert await refused(world, run.operation)
+    assert await too_late(world, run.operation)
     assert (await retry(world, beside)).version == 2  # it moves no traffic
 
 
