@@ -240,5 +240,6 @@ class LoadAdapter:
         result = await self._saga.pivot(
             lambda: call(COMMIT_LOAD, commit, REGISTRY, summary=f"route {plan.ref.served_name}")
         )
-        self._operation.tell("succeeded", f"**{plan.ref.served_name}** is served by {loaded.ready} engines")
+        served = f"**{plan.ref.served_name}** is served by {len(result.engines)} engines"
+        self._operation.tell("succeeded", served)
         return result

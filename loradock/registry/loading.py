@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 
 from loradock.core.errors import LoradockError
 from loradock.core.models import CardState, OperationState, RunRef
-from loradock.core.requests import EngineTarget, LoadPlan, LoadRequest, OperationResult
+from loradock.core.requests import EngineTarget, LoadPlan, LoadPolicy, LoadRequest, OperationResult
 from loradock.registry import deployments, follow_ups
 from loradock.registry.database import Transaction
 from loradock.registry.engines import check_alive, lock_engines
@@ -21,12 +21,15 @@ async def commit_load(
 ) -> OperationResult:
     """Send traffic to the engines that became ready. A call after the operation's success gives the same result again.
 
+    An engine that is not any more what it was when its card was staged fails the load; of `best_effort` it joins those
+    that failed.
+
     Args:
         failed: the other engines, with the code of each.
 
     Raises:
-        LoradockError: `not_enough_engines` when none is ready, `engine_restarted` or `engine_lost` when one is not what
-            it was when its card was staged, `operation_ended`, and those of `claim`.
+        LoradockError: `not_enough_engines` when none is ready, or of `best_effort` fewer than were asked for,
+            `engine_not_found`, `engine_restarted` or `engine_lost`, `operation_ended`, and those of `claim`.
     """
     operation = await claim(tx, run)
     if operation.state == OperationState.SUCCEEDED:
@@ -40,7 +43,10 @@ async def commit_load(
     deployment = await deployments.lock(tx, plan.ref.adapter, plan.pool, operation.requested_by)
     # In one go, so that all who lock engines do it in one order. Nobody removes one of them before the commit.
     found = await lock_engines(tx, {*(target.engine for target in ready), *(plan.wanted or ())})
-    await _check_ready(tx, operation, plan, ready, found)
+    gone = await _gone(tx, operation, plan, ready, found)
+    ready = [target for target in ready if target.engine not in gone]
+    _judge(operation, ready, gone)
+    failed = {**failed, **{engine: error.code for engine, error in gone.items()}}
     await _serve(tx, operation, plan, ready)
     await _want(tx, operation, plan, found)
     await deployments.raise_revision(tx, deployment, operation.requested_by, generation=True)
@@ -66,26 +72,50 @@ async def commit_load(
     return result
 
 
-async def _check_ready(
+async def _gone(
     tx: Transaction,
     operation: OperationRow,
     plan: LoadPlan,
     ready: Sequence[EngineTarget],
     found: dict[str, tuple[EngineRow, bool]],
-) -> None:
+) -> dict[str, LoradockError]:
+    """The engines that became ready and are so no more, each with what is the matter."""
     own = (CardRow.state == CardState.STAGED) & (CardRow.operation == operation.id)
     query = select(CardRow.engine, CardRow.incarnation).where(
         _of_plan(plan), own | (CardRow.state == CardState.SERVING)
     )
     cards = {(engine, incarnation) for engine, incarnation in await tx.session.execute(query)}
+    gone = {}
     for target in ready:
-        check_alive(found, target.engine, target.incarnation)
-        if (target.engine, target.incarnation) not in cards:
-            raise LoradockError(
-                "engine_restarted",
-                f"engine {target.engine} has no card of this life for {plan.ref.served_name}",
-                engine=target.engine,
-            )
+        try:
+            check_alive(found, target.engine, target.incarnation)
+        except LoradockError as error:
+            gone[target.engine] = error
+        else:
+            if (target.engine, target.incarnation) not in cards:
+                gone[target.engine] = _no_card(plan, target.engine)
+    return gone
+
+
+def _no_card(plan: LoadPlan, engine: str) -> LoradockError:
+    why = f"engine {engine} has no card of this life for {plan.ref.served_name}"
+    return LoradockError("engine_restarted", why, engine=engine)
+
+
+def _judge(operation: OperationRow, ready: Sequence[EngineTarget], gone: Mapping[str, LoradockError]) -> None:
+    """See whether what is left is enough."""
+    if not gone:
+        return
+    first = next(iter(gone.values()))
+    if operation.request.get("policy") != LoadPolicy.BEST_EFFORT:
+        raise first
+    least = max(1, operation.request.get("min_ready", 1))
+    if len(ready) < least:
+        raise LoradockError(
+            "not_enough_engines",
+            f"{len(ready)} engines are ready still, {least} were asked for; {first.message}",
+            engines={engine: error.code for engine, error in gone.items()},
+        )
 
 
 async def _serve(

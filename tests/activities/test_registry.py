@@ -28,12 +28,31 @@ from activities.interface.versions import (
 from activities.operations import OperationActivities
 from activities.versions import VersionActivities
 from loradock.core.models import Failure, OperationState, RunRef, StepReport, StepState, VersionRef
-from loradock.core.requests import LoadPlan, LoadRequest, PublishRequest, UnloadPlan, UnloadRequest
+from loradock.core.requests import (
+    LoadPlan,
+    LoadPolicy,
+    LoadRequest,
+    PublishRequest,
+    UnloadItem,
+    UnloadPlan,
+    UnloadRequest,
+)
 from loradock.core.signatures import SignaturePolicy, SignatureRule, SignatureRules
+from loradock.registry import targets
 from loradock.registry.database import Database
 from loradock.registry.versions import get_version
 from tests.activities.parts import Bench, refused, rows
-from tests.registry.world import BASE, SOURCE, World, manifest, new_placement, new_publish, run_of, traits
+from tests.registry.world import (
+    BASE,
+    SOURCE,
+    World,
+    manifest,
+    new_placement,
+    new_publish,
+    report,
+    run_of,
+    traits,
+)
 
 Activity = Callable[[Any], Awaitable[Any]]
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -202,6 +221,22 @@ async def test_a_load_whose_every_activity_runs_twice(
     assert result.engines == ("e1", "e2")
     assert await registry.states() == {"greeter@1 on e1": "serving", "greeter@1 on e2": "serving"}
     assert (await registry.actions()).count("adapter.loaded") == 1
+
+
+async def test_a_wide_load_of_best_effort_ends_without_the_engine_that_restarted_at_its_end(
+    registry: World, cards: CardActivities, twice: Twice
+) -> None:
+    ref = await registry.publish()
+    await registry.engines("e1", "e2")
+    run, plan = await registry.staged(ref, policy=LoadPolicy.BEST_EFFORT)
+    async with registry.database.transaction() as tx:
+        await targets.keep(tx, run, [UnloadItem(target=target, ref=ref) for target in plan.targets])
+        await targets.note(tx, run, 0, ("e1", "e2"), {})
+    await registry.renew(report("e1", "life-2"), report("e2"))
+    wide = plan.model_copy(update={"targets": (), "batches": 1, "engines": 2})
+    result = await twice(cards.commit_load, CommitLoadInput(run=run, plan=wide, ready=()))
+    assert (result.engines, result.failed_engines) == (("e2",), {"e1": "engine_restarted"})
+    assert await registry.states() == {"greeter@1 on e2": "serving"}
 
 
 async def test_a_staged_card_taken_back_twice_is_gone_once(

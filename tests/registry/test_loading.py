@@ -10,6 +10,7 @@ from loradock.core.models import OperationState, RunRef
 from loradock.core.requests import EngineTarget, LoadPlan, LoadPolicy, LoadRequest, OperationResult
 from loradock.registry import cards, deployments, loading, placement, runs, takeover, versions
 from loradock.registry.views import DeploymentView
+from tests.registry.reconcile_world import Looks
 from tests.registry.world import BASE, SOURCE, World, manifest, new_publish, report, traits
 
 
@@ -163,6 +164,39 @@ async def test_an_engine_that_was_lost_or_never_staged_is_not_made_routable(worl
     with pytest.raises(LoradockError, match="not_enough_engines"):
         await _commit(world, run, plan, ())
     assert ref.version == 1
+
+
+async def test_of_best_effort_an_engine_that_is_gone_at_the_last_moment_is_left_to_the_reconciler(
+    world: World,
+) -> None:
+    ref = await world.publish()
+    await world.engines("e1", "e2", "e3", "e4")
+    run, plan = await world.staged(ref, policy=LoadPolicy.BEST_EFFORT, min_ready=2)
+    await world.renew(report("e1", "life-2"), report("e2"), report("e3", reachable=False), report("e4"))
+    result = await _commit(world, run, plan)
+    assert (result.engines, result.failed_engines) == (
+        ("e2", "e4"),
+        {"e1": "engine_restarted", "e3": "engine_lost"},
+    )
+    assert await world.states() == {"greeter@1 on e2": "serving", "greeter@1 on e4": "serving"}
+    (wanted,) = (await _deployment(world)).versions
+    assert (wanted.weight, wanted.engines) == (100, None)
+    assert "e1" in await Looks(world).due()
+    assert await _commit(world, run, plan) == result
+
+
+async def test_of_best_effort_too_few_engines_at_the_last_moment_fail_the_load(world: World) -> None:
+    ref = await world.publish()
+    await world.engines("e1", "e2")
+    run, plan = await world.staged(ref, policy=LoadPolicy.BEST_EFFORT, min_ready=2)
+    await world.renew(report("e1", "life-2"), report("e2"))
+    with pytest.raises(LoradockError, match="not_enough_engines") as caught:
+        await _commit(world, run, plan)
+    assert caught.value.details["engines"] == {"e1": "engine_restarted"}
+    assert (await world.states())["greeter@1 on e2"] == "staged"
+    await world.renew(report("e1", "life-2"), report("e2", "life-2"))
+    with pytest.raises(LoradockError, match="not_enough_engines"):
+        await _commit(world, run, plan)
 
 
 async def test_staging_checks_the_engine_as_it_is_now(world: World) -> None:
