@@ -48,7 +48,7 @@ class CollectionActivities:
 
     @activity.defn(name=RETIRE_VERSIONS.name)
     async def retire(self, given: RetireInput) -> Retired:
-        """Retire what is older than the newest versions and named by nothing; an adapter at a time."""
+        """Retire what was published before the last versions and is named by nothing; an adapter at a time."""
         keep = given.rules.keep_versions
         if keep is None:
             return Retired(versions=())

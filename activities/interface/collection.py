@@ -12,7 +12,7 @@ class CollectionRules(Model):
     """How much is kept; set where the schedule is made, so that a run shows what it went by.
 
     Attributes:
-        keep_versions: ready versions of an adapter that retention keeps, None for all.
+        keep_versions: ready versions of an adapter, the last published ones, that retention keeps; None for all.
         grace_seconds: how long bytes that nobody points to stay.
         leftovers_seconds: how long unfinished uploads, downloads and staged copies stay.
     """

@@ -66,7 +66,7 @@ class Settings(BaseSettings):
         collect_every_seconds: how often the collector runs; 0 is never.
         collect_grace_seconds: how long bytes that no version points to are kept.
         collect_leftovers_seconds: how long unfinished uploads, downloads and staged copies are kept.
-        collect_keep_versions: ready versions of an adapter that are kept beside those that anything names.
+        collect_keep_versions: so many ready versions of an adapter, the last published, are kept beside what anything names.
         agent_lease_seconds: how long an engine counts as alive after its agent's last word.
         agent_renew_seconds: how often an agent renews.
         reconcile_foreign: `report` or `unload`: what happens to an adapter that somebody else loaded and nobody wants.

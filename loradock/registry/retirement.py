@@ -1,13 +1,13 @@
 """Versions that are no longer wanted: number and digest stay for history, their bytes may be collected."""
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 
 from loradock.core.errors import LoradockError
-from loradock.core.models import VersionState
+from loradock.core.models import OperationKind, OperationState, VersionState
 from loradock.registry import adapter_rows, references
 from loradock.registry.audit import SYSTEM_ACTOR
 from loradock.registry.database import Transaction
-from loradock.registry.tables import VersionRow
+from loradock.registry.tables import OperationRow, VersionRow
 from loradock.registry.versions import get_version, require
 from loradock.registry.views import VersionDetail
 
@@ -32,16 +32,17 @@ async def retire(tx: Transaction, adapter: str, version: int, actor: str) -> Ver
 
 
 async def retire_expired(tx: Transaction, adapter: str, keep: int) -> list[int]:
-    """Retire what is older than the newest `keep` ready versions and is named by nothing.
+    """Retire what was published before the last `keep` ready versions and is named by nothing.
+
+    A version that was published again is as new as that, whatever its number.
 
     Returns:
         The versions' numbers.
     """
     await adapter_rows.lock(tx, adapter)
     ready = (VersionRow.adapter == adapter) & (VersionRow.state == VersionState.READY)
-    newest = select(VersionRow.version).where(ready).order_by(VersionRow.version.desc()).limit(keep)
     query = select(VersionRow).where(
-        ready, VersionRow.version.not_in(newest.scalar_subquery()), ~references.is_named()
+        ready, VersionRow.version.not_in(_last_published(adapter, keep)), ~references.is_named()
     )
     rows = (
         await tx.session.scalars(query.order_by(VersionRow.version).with_for_update(key_share=True))
@@ -49,6 +50,33 @@ async def retire_expired(tx: Transaction, adapter: str, keep: int) -> list[int]:
     for row in rows:
         await _retire(tx, row, SYSTEM_ACTOR, "retention")
     return [row.version for row in rows]
+
+
+def _last_published(adapter: str, keep: int) -> Select[int]:
+    """SQL: the numbers of the ready versions that were published last.
+
+    `created_at` is renewed when a retired version comes back; a publish that found its bytes there writes no version, and
+    its operation alone tells of it.
+    """
+    publish = OperationRow
+    again = (
+        select(publish.version, func.max(publish.ended_at).label("at"))
+        .where(
+            publish.adapter == adapter,
+            publish.kind == OperationKind.PUBLISH,
+            publish.state == OperationState.SUCCEEDED,
+        )
+        .group_by(publish.version)
+        .subquery()
+    )
+    published_at = func.greatest(VersionRow.created_at, again.c.at)  # null counts for nothing in it
+    return (
+        select(VersionRow.version)
+        .outerjoin(again, again.c.version == VersionRow.version)
+        .where(VersionRow.adapter == adapter, VersionRow.state == VersionState.READY)
+        .order_by(published_at.desc(), VersionRow.version.desc())
+        .limit(keep)
+    )
 
 
 async def with_more_than(tx: Transaction, keep: int) -> list[str]:

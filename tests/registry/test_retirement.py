@@ -118,3 +118,16 @@ async def test_retention_keeps_the_newest_and_what_is_named(world: World) -> Non
     assert [await _state(world, number) for number in range(1, 6)] == [
         "retired", "ready", "retired", "ready", "ready",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("retired", [True, False])
+async def test_retention_counts_what_is_published_again_as_new(world: World, retired: bool) -> None:
+    for seed in ("one", "two", "three", "four"):
+        await world.publish(seed=seed)
+    if retired:
+        await _retire(world, 1)
+    assert (await world.publish(seed="one")).version == 1
+    for expected in ([2], []):
+        async with world.database.transaction() as tx:
+            assert await retirement.retire_expired(tx, "greeter", 3) == expected
+    assert await _state(world, 1) == VersionState.READY
