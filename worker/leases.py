@@ -191,10 +191,9 @@ class LeaseKeeper:
         try:
             async with asyncio.timeout(max(STATE_TIMEOUT_SECONDS, self._look_seconds)):
                 now = self._report(name, await self._engines[name].state())
-        except (LoradockError, TimeoutError, ValidationError) as error:
+        except Exception as error:  # whatever one engine's port says, the agent lives on for the others
             if before is None or before.reachable:
-                why = error if isinstance(error, LoradockError) else type(error).__name__
-                _log.warning("engine %s does not tell its state: %s", name, why)
+                _warn(name, error)
             now = self._unreachable(name, before)
         self._reports[name] = now
         if before is None or (before.reachable, before.incarnation) != (now.reachable, now.incarnation):
@@ -231,6 +230,12 @@ class LeaseKeeper:
         if before is None:
             return EngineReport(engine=name, url=self._urls[name], kind="unknown", reachable=False)
         return before.model_copy(update={"reachable": False})
+
+
+def _warn(name: str, error: Exception) -> None:
+    why = error if isinstance(error, LoradockError) else type(error).__name__
+    expected = isinstance(error, LoradockError | TimeoutError | ValidationError)
+    _log.warning("engine %s does not tell its state: %s", name, why, exc_info=None if expected else error)
 
 
 def _life(report: EngineReport) -> tuple[str, bool, str | None]:

@@ -170,6 +170,10 @@ class VllmEngine:
             raise LoradockError(
                 "engine_unreachable", f"{self._url} does not answer: {type(error).__name__}", **details
             ) from error
+        except httpx.HTTPError as error:  # an answer, and in no encoding that it claims
+            raise LoradockError(
+                "engine_error", f"{self._url} answered what cannot be read: {type(error).__name__}"
+            ) from error
 
     def _read(self, response: httpx.Response, result: type[Result]) -> Result:
         content = _json(response)
@@ -217,7 +221,7 @@ def _refused(error: BaseException) -> bool:
 def _json(response: httpx.Response) -> Any:
     try:
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

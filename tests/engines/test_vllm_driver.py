@@ -94,6 +94,10 @@ async def test_a_code_of_a_newer_extension_is_an_engine_error_that_names_it() ->
     assert caught.value.details == {"extension_code": "teapot", "size": 2}
 
 
+def gzipped(content: bytes) -> httpx.Response:
+    return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(content))
+
+
 @pytest.mark.parametrize(
     ("response", "code"),
     [
@@ -104,6 +108,8 @@ async def test_a_code_of_a_newer_extension_is_an_engine_error_that_names_it() ->
         (httpx.Response(200, text="<html>"), "engine_error"),
         (httpx.Response(200, json={"incarnation": "only"}), "engine_error"),
         (httpx.Response(503, json={"error": "text"}), "engine_error"),
+        (httpx.Response(200, content=b"[" * 200_000), "engine_error"),
+        (gzipped(b"not gzip"), "engine_error"),
     ],
 )
 async def test_a_server_without_the_extension_is_told(response: httpx.Response, code: str) -> None:

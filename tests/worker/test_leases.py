@@ -256,19 +256,78 @@ async def test_an_agent_outlives_an_api_that_is_away(
     assert len([record for record in caplog.records if "not renewed" in record.message]) == 1
 
 
-@pytest.mark.parametrize("body", ["<html>", "[]", '{"superseded": "perhaps"}', '"no"'])
-async def test_an_agent_outlives_what_is_not_the_api(engines: dict[str, Running], body: str) -> None:
-    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+@asynccontextmanager
+async def saying(answer: bytes) -> AsyncIterator[str]:
+    """A server that says the same to everybody; its address."""
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(
-            f"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
-        )
-        await writer.drain()
+        writer.write(answer)
+        with suppress(ConnectionError):
+            await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(other, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, keeper_of(url, {"e1": engines["e1"].url}) as keeper:
+    server = await asyncio.start_server(say, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def http(body: bytes, *headers: bytes, status: bytes = b"200 OK") -> bytes:
+    length = b"content-length: %d" % len(body)
+    return b"\r\n".join([b"HTTP/1.1 " + status, b"connection: close", length, *headers, b"", body])
+
+
+ODD_ANSWERS = {
+    "not the encoding that it says": http(b"\x1f\x8bnothing", b"content-encoding: gzip"),
+    "very deep": http(b"[" * 200_000),
+    "very deep error": http(b'{"error":' * 100_000, status=b"500 No"),
+    "a number without end": http(b"9" * 100_000),
+    "no text": http(b"\xff\xfe\x00", b"content-type: text/plain; charset=utf-7"),
+    "no HTTP": b"220 mail.example ESMTP\r\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("answer", ODD_ANSWERS.values(), ids=ODD_ANSWERS)
+async def test_an_odd_answer_makes_an_engine_unreachable_and_harms_no_other(
+    api: ApiServer,
+    database: Database,
+    engines: dict[str, Running],
+    caplog: pytest.LogCaptureFixture,
+    answer: bytes,
+) -> None:
+    async with saying(answer) as odd, keeper_of(api.url, {"e1": engines["e1"].url, "e2": odd}) as keeper:
+        for _ in range(3):
+            await keeper.look()
+            await keeper.renew()
+    assert [(await view(database, name)).status for name in ("e1", "e2")] == ["alive", "unreachable"]  # type: ignore[union-attr]
+    assert len([record for record in caplog.records if "engine e2" in record.message]) == 1
+
+
+async def test_a_driver_that_fails_as_none_should_makes_an_engine_unreachable_and_is_told_once(
+    api: ApiServer,
+    engines: dict[str, Running],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail() -> None:
+        raise KeyError("hunter2")
+
+    async with keeper_of(api.url, {"e1": engines["e1"].url}) as keeper:
+        await keeper.look()
+        before = keeper._reports["e1"]
+        monkeypatch.setattr(keeper._engines["e1"], "state", fail)
+        for _ in range(2):
+            await keeper.look()
+        assert keeper._reports["e1"] == before.model_copy(update={"reachable": False})
+    (told,) = [record for record in caplog.records if "engine e1" in record.message]
+    assert "hunter2" not in told.message
+    assert told.exc_info is not None
+
+
+@pytest.mark.parametrize("body", ["<html>", "[]", '{"superseded": "perhaps"}', '"no"'])
+async def test_an_agent_outlives_what_is_not_the_api(engines: dict[str, Running], body: str) -> None:
+    async with saying(http(body.encode())) as url, keeper_of(url, {"e1": engines["e1"].url}) as keeper:
         await keeper.look()
         with pytest.raises(LoradockError) as caught:
             await keeper.renew()
