@@ -5,6 +5,7 @@ from fastapi.routing import APIRoute
 
 from api import docs_page, openapi, problems
 from api.dependencies import ApiDependencies
+from api.metrics import ApiMetrics
 from api.middleware import MAX_BODY_BYTES, RequestGuard
 from api.readiness import ReadinessProbe
 from api.routes import ROUTERS
@@ -28,8 +29,12 @@ def create_app(deps: ApiDependencies) -> FastAPI:
     )
     app.state.dependencies = deps
     app.state.readiness = ReadinessProbe(deps.database, deps.temporal, deps.settings)
+    app.state.metrics = ApiMetrics(deps.database, deps.settings)
     app.add_middleware(
-        RequestGuard, tokens=deps.tokens, max_stream_bytes=max(MAX_BODY_BYTES, deps.settings.source_max_bytes)
+        RequestGuard,
+        tokens=deps.tokens,
+        max_stream_bytes=max(MAX_BODY_BYTES, deps.settings.source_max_bytes),
+        watch=app.state.metrics,
     )
     problems.install(app)
     openapi.install(app)

@@ -19,7 +19,11 @@ OPERATOR: Final = "operator"
 AGENT: Final = "agent"
 """The actor behind `LORADOCK_AGENT_TOKEN`."""
 
+METRICS: Final = "metrics"
+"""Who calls with `LORADOCK_METRICS_TOKEN`."""
+
 AGENT_PREFIX: Final = "/v1/agents/"
+METRICS_PATH: Final = "/metrics"
 
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/openapi.json"}) | docs_page.OPEN_PATHS
 """What anyone may read. Everything else, pages that do not exist among it, needs a token."""
@@ -28,10 +32,11 @@ _ACTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 
 
 class Role(StrEnum):
-    """What a token is for. Neither may do the other's calls."""
+    """What a token is for. None may do another's calls; operators may read the metrics too."""
 
     OPERATOR = "operator"
     AGENT = "agent"
+    METRICS = "metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +95,13 @@ class TokenBook:
         if settings.api_token is not None:
             entries.append((settings.api_token.get_secret_value(), Principal(OPERATOR, Role.OPERATOR)))
         for actor, token in settings.api_tokens.items():
-            if not _ACTOR.fullmatch(actor) or actor in (AGENT, SYSTEM_ACTOR):
+            if not _ACTOR.fullmatch(actor) or actor in (AGENT, METRICS, SYSTEM_ACTOR):
                 raise LoradockError("setting_invalid", "LORADOCK_API_TOKENS: a key is not an actor's name")
             entries.append((token.get_secret_value(), Principal(actor, Role.OPERATOR)))
         if settings.agent_token is not None:
             entries.append((settings.agent_token.get_secret_value(), Principal(AGENT, Role.AGENT)))
+        if settings.metrics_token is not None:
+            entries.append((settings.metrics_token.get_secret_value(), Principal(METRICS, Role.METRICS)))
         file = settings.agent_tokens_file
         return cls(entries, read_agent_tokens(file) if file is not None else ())
 
@@ -107,11 +114,16 @@ class TokenBook:
         return agent in self._own
 
 
-def required_role(path: str) -> Role | None:
-    """The role that a path needs; None for an open one."""
+def roles_for(path: str) -> tuple[Role, ...]:
+    """The roles that may call a path, whom it is meant for first; none for an open one.
+
+    The metrics are not open to callers from this machine either: behind a proxy, everybody is one.
+    """
     if path in OPEN_PATHS:
-        return None
-    return Role.AGENT if path.startswith(AGENT_PREFIX) else Role.OPERATOR
+        return ()
+    if path == METRICS_PATH:
+        return (Role.METRICS, Role.OPERATOR)
+    return (Role.AGENT,) if path.startswith(AGENT_PREFIX) else (Role.OPERATOR,)
 
 
 def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
@@ -129,8 +141,8 @@ def authenticate(tokens: TokenBook, path: str, headers: Iterable[tuple[bytes, by
     Raises:
         LoradockError: `unauthorized`, `forbidden`.
     """
-    role = required_role(path)
-    if role is None:
+    roles = roles_for(path)
+    if not roles:
         return None
     token = bearer_token(headers)
     if token is None:
@@ -138,11 +150,12 @@ def authenticate(tokens: TokenBook, path: str, headers: Iterable[tuple[bytes, by
     principal = tokens.find(token)
     if principal is None:
         raise LoradockError("unauthorized", "the token is not known")
-    if principal.role is not role:
+    if principal.role not in roles:
         raise LoradockError(
-            "forbidden", f"this call is for the {role} token, and the token given is the {principal.role}'s"
+            "forbidden",
+            f"this call is for the {roles[0]} token, and the token given is the {principal.role}'s",
         )
-    if role is Role.AGENT:
+    if principal.role is Role.AGENT:
         _check_agent(tokens, principal, path)
     return principal
 

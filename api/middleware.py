@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import uuid
-from typing import Final
+from typing import Final, Protocol
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +23,23 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
+class RequestWatch(Protocol):
+    """Counts requests. Never waits, never fails."""
+
+    def began(self) -> None:
+        """A request has come."""
+
+    def ended(self, method: str, route: str | None, status: int, seconds: float | None) -> None:
+        """It is over.
+
+        Args:
+            method: as the caller wrote it.
+            route: the template of the path; None when no route fits, or the request was refused before that was known.
+            status: 0 when it was cut off before there was an answer.
+            seconds: until the answer began; None when there was none.
+        """
+
+
 class RequestGuard:
     """Names, authenticates and bounds each request, and answers what nothing else caught.
 
@@ -34,6 +51,7 @@ class RequestGuard:
         tokens: who is let in.
         max_body_bytes: largest body.
         max_stream_bytes: largest body of a call that takes a file's bytes; never held in memory as a whole.
+        watch: told of every request.
     """
 
     def __init__(
@@ -42,11 +60,13 @@ class RequestGuard:
         tokens: TokenBook,
         max_body_bytes: int = MAX_BODY_BYTES,
         max_stream_bytes: int = MAX_BODY_BYTES,
+        watch: RequestWatch | None = None,
     ) -> None:
         self._app = app
         self._tokens = tokens
         self._max_body_bytes = max_body_bytes
         self._max_stream_bytes = max_stream_bytes
+        self._watch = watch
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -58,7 +78,10 @@ class RequestGuard:
             return
         streams = scope["method"] == "PUT" and _STREAM.fullmatch(scope["path"])
         limit = self._max_stream_bytes if streams else self._max_body_bytes
-        await _Exchange(self._app, self._tokens, limit, scope=scope, receive=receive, send=send).run()
+        exchange = _Exchange(
+            self._app, self._tokens, limit, scope=scope, receive=receive, send=send, watch=self._watch
+        )
+        await exchange.run()
 
 
 class _Exchange:
@@ -73,6 +96,7 @@ class _Exchange:
         scope: Scope,
         receive: Receive,
         send: Send,
+        watch: RequestWatch | None,
     ) -> None:
         self._app = app
         self._tokens = tokens
@@ -80,14 +104,18 @@ class _Exchange:
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._watch = watch
         self._request_id = _request_id(scope)
         self._received = 0
         self._status = 0
+        self._began = time.perf_counter()
+        self._answered_after: float | None = None
         self._actor = "-"
         scope.setdefault("state", {})["request_id"] = self._request_id
 
     async def run(self) -> None:
-        began = time.perf_counter()
+        if self._watch is not None:
+            self._watch.began()
         try:
             self._admit()
             await self._app(self._scope, self._bounded_receive, self._named_send)
@@ -99,7 +127,8 @@ class _Exchange:
                 LoradockError("internal_error", "the call failed; the log has it under its request_id")
             )
         finally:
-            self._log(time.perf_counter() - began)
+            self._count()
+            self._log(time.perf_counter() - self._began)
 
     def _admit(self) -> None:
         """Raises what keeps the request out."""
@@ -128,6 +157,7 @@ class _Exchange:
     async def _named_send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            self._answered_after = time.perf_counter() - self._began
             headers = [(b"x-request-id", self._request_id.encode()), (b"x-content-type-options", b"nosniff")]
             message = {**message, "headers": [*message["headers"], *headers]}
         await self._send(message)
@@ -140,6 +170,11 @@ class _Exchange:
 
     def _too_large(self) -> LoradockError:
         return LoradockError("request_too_large", f"the body is over {self._max_body_bytes} bytes")
+
+    def _count(self) -> None:
+        if self._watch is not None:
+            route = getattr(self._scope.get("route"), "path", None)
+            self._watch.ended(self._scope["method"], route, self._status, self._answered_after)
 
     def _log(self, seconds: float) -> None:
         access_logger.info(

@@ -11,6 +11,7 @@ from api.routes import (
     fleet,
     health,
     loras,
+    metrics,
     operations,
     placement,
     uploads,
@@ -20,6 +21,7 @@ from api.routes import (
 ROUTERS: Final = (
     agents.router,  # by far the most calls, and paths are tried in this order
     health.router,
+    metrics.router,
     versions.router,
     uploads.on_adapters,
     placement.router,

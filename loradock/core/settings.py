@@ -36,6 +36,10 @@ class Settings(BaseSettings):
         agent_loras: whether agents may pass on `/v1/loras` calls of their neighbours.
         loras_listen: `host:port` where an agent takes `/v1/loras` calls; none by default.
         loras_token: what callers there must show; without it whoever reaches the port may change adapters.
+        metrics_token: what callers of `/metrics` must show, at the API and where workers listen; opens nothing else.
+        metrics_listen: `host:port` where an orchestrator or agent shows its metrics; none by default. Other than on loopback
+            it needs `metrics_token`.
+        temporal_metrics_listen: `host:port` where their Temporal SDK shows its own, to whoever reaches it.
         operations_active, operations_active_per_actor: operations that may be under way at once; others wait in a queue.
         operations_queued, operations_queued_per_actor: operations that may wait; what is beyond is refused.
         file_roots: folders below which `file://` sources may lie; none means no `file://` at all.
@@ -108,6 +112,9 @@ class Settings(BaseSettings):
     agent_loras: bool = False
     loras_listen: str | None = None
     loras_token: SecretStr | None = None
+    metrics_token: SecretStr | None = None
+    metrics_listen: str | None = None
+    temporal_metrics_listen: str | None = None
 
     operations_active: int = Field(default=100, ge=1)
     operations_active_per_actor: int = Field(default=50, ge=1)

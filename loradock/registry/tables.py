@@ -452,6 +452,13 @@ class OperationRow(Base):
         Index("ix_operations_active", "id", postgresql_where=text(ACTIVE)),
         Index("ix_operations_repairs_pending", "id", postgresql_where=text("repairs_pending")),
         Index("ix_operations_queued", "id", postgresql_where=text(QUEUED)),
+        Index(
+            "ix_operations_ended",
+            "kind",
+            "state",
+            postgresql_include=["created_at", "ended_at"],
+            postgresql_where=text("ended_at IS NOT NULL"),
+        ),
         Index(None, "adapter", "id"),
         Index(None, "state", "id"),
     )

@@ -35,7 +35,7 @@ INSERT INTO audit_events (actor, action, adapter, operation, outcome, detail)
 
 
 @asynccontextmanager
-async def _statements(database: Database) -> AsyncIterator[list[tuple[str, Any]]]:
+async def statements(database: Database) -> AsyncIterator[list[tuple[str, Any]]]:
     """What is sent to Postgres inside the block."""
     seen: list[tuple[str, Any]] = []
 
@@ -85,7 +85,7 @@ async def test_lists_use_their_indexes(filled: Database) -> None:
         ("audit_events", lambda tx: audit.list_events(tx, actor="x7", limit=10)),
     ):
         async with filled.read() as tx:
-            async with _statements(filled) as seen:
+            async with statements(filled) as seen:
                 await ask(tx)
             plan = await _plans(tx, seen)
         assert "Index" in plan, (table, plan)
