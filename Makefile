@@ -70,6 +70,7 @@ format: .venv/.installed  ## Rewrite the code as ruff wants it
 .PHONY: docs
 docs: .venv/.installed  ## Rewrite the pages of docs/ that are made from the code
 	@.venv/bin/python docs/generate_errors.py
+	@.venv/bin/python docs/generate_metrics.py
 
 .PHONY: lock
 lock:  ## Rewrite the hash-locked requirement files

@@ -13,6 +13,7 @@ from activities.interface.artifacts import (
     UploadedArtifact,
     UploadInput,
 )
+from activities.metering import Moved, NoMeter, Transfer, TransferMeter, metered
 from activities.progress import ProgressReporter, StepClock, TransferProgress, TransferSlots
 from loradock.artifacts.signatures.policy import NO_CHECKS, SignatureChecks
 from loradock.artifacts.staging import Staging
@@ -30,6 +31,7 @@ class ArtifactActivities:
         slots: how many transfers run at once.
         reporter: told of transfers while they go on.
         signatures: which adapters must be signed, and who checks it.
+        meter: told of every transfer.
     """
 
     def __init__(
@@ -39,12 +41,15 @@ class ArtifactActivities:
         slots: TransferSlots,
         reporter: ProgressReporter | None = None,
         signatures: SignatureChecks = NO_CHECKS,
+        *,
+        meter: TransferMeter | None = None,
     ) -> None:
         self._staging = staging
         self._store = store
         self._slots = slots
         self._reporter = reporter
         self._signatures = signatures
+        self._meter = meter or NoMeter()
 
     @activity.defn(name=STAGE_SOURCE.name, no_thread_cancel_exception=True)
     def stage(self, given: StageInput) -> StagedArtifact:
@@ -54,8 +59,9 @@ class ArtifactActivities:
             LoradockError: what is wrong with the source, the adapter or its signature; `digest_mismatch`.
         """
         clock = StepClock("fetch")
-        with self._transfer(given.operation, clock) as progress:
+        with self._transfer(Transfer.FETCH, given.operation, clock) as (progress, moved):
             staged = self._staging.stage(given.uri, progress, check=self._signatures.check_for(given.adapter))
+            moved.bytes = staged.manifest.total_size
             digest = staged.manifest.digest
             if given.expect_digest is not None and digest != given.expect_digest:
                 self._staging.discard(digest)
@@ -80,20 +86,26 @@ class ArtifactActivities:
         """
         clock = StepClock("upload")
         ref = given.ref
-        with self._transfer(given.operation, clock) as progress:
-            sent = self._upload(given, progress)
+        with self._transfer(Transfer.UPLOAD, given.operation, clock) as (progress, moved):
+            sent = moved.bytes = self._upload(given, progress)
             self._store.publish_pointer(ref.adapter, ref.version, ref.digest)
             self._staging.discard(ref.digest)
         return UploadedArtifact(artifact_uri=self._store.uri(ref.digest), step=clock.succeeded(bytes=sent))
 
     @contextmanager
-    def _transfer(self, operation: str, clock: StepClock) -> Iterator[TransferProgress]:
+    def _transfer(
+        self, transfer: Transfer, operation: str, clock: StepClock
+    ) -> Iterator[tuple[TransferProgress, Moved]]:
         def tell(figures: dict[str, int]) -> None:
             if self._reporter is not None:
                 self._reporter.report(operation, clock.running(**figures))
 
-        with TransferProgress(tell) as progress, self._slots.take(progress):
-            yield progress
+        with (
+            TransferProgress(tell) as progress,
+            self._slots.take(progress),
+            metered(self._meter, transfer) as moved,
+        ):
+            yield progress, moved
 
     def _upload(self, given: UploadInput, progress: TransferProgress) -> int:
         try:

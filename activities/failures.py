@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+from collections.abc import Callable
 from typing import Any, Final
 
 from temporalio import activity
@@ -21,18 +22,30 @@ ATTEMPTS_OF_THE_UNKNOWN: Final = 10
 
 
 class FailureInterceptor(Interceptor):
-    """Turns what an activity raises into failures whose type is a code of the catalog."""
+    """Turns what an activity raises into failures whose type is a code of the catalog.
+
+    Args:
+        on_failure: told the activity's type and the code of each; never waits, never fails.
+    """
+
+    def __init__(self, on_failure: Callable[[str, str], None] = lambda _type, _code: None) -> None:
+        self._on_failure = on_failure
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
         """Wrap the activities of a worker."""
-        return _FailureInbound(next)
+        return _FailureInbound(next, self._on_failure)
 
 
 class _FailureInbound(ActivityInboundInterceptor):
+    def __init__(self, behind: ActivityInboundInterceptor, on_failure: Callable[[str, str], None]) -> None:
+        super().__init__(behind)
+        self._on_failure = on_failure
+
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
         try:
             return await super().execute_activity(input)
         except LoradockError as error:
+            self._on_failure(activity.info().activity_type, error.code)
             raise as_application_error(error) from None
         except FailureError:
             raise
@@ -42,6 +55,7 @@ class _FailureInbound(ActivityInboundInterceptor):
             name, step = type(error).__name__, activity.info().activity_type
             where = "".join(traceback.format_tb(error.__traceback__))
             _log.error("%s failed unexpectedly: %s\n%s", step, name, where)
+            self._on_failure(step, "internal_error")
             lasts = activity.info().attempt >= ATTEMPTS_OF_THE_UNKNOWN
             raise ApplicationError(f"{name} in {step}", type="internal_error", non_retryable=lasts) from None
 

@@ -21,6 +21,7 @@ from activities.interface.hosts import (
     HostDone,
     HostInput,
 )
+from activities.metering import NoMeter, Transfer, TransferMeter, metered
 from activities.progress import ProgressReporter, StepClock, TransferProgress, TransferSlots
 from loradock.artifacts.cache import HostCache
 from loradock.artifacts.leases import Holder
@@ -38,6 +39,7 @@ class CacheActivities:
         engines: by engine id: a file that an engine lists is never let go.
         reporter: told of transfers while they go on.
         slots: how many downloads run at once.
+        meter: told of every download.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class CacheActivities:
         engines: Mapping[str, Engine],
         reporter: ProgressReporter,
         slots: TransferSlots,
+        meter: TransferMeter | None = None,
     ) -> None:
         self._cache = cache
         self._engines = engines
         self._reporter = reporter
         self._slots = slots
+        self._meter = meter or NoMeter()
 
     @activity.defn(name=DOWNLOAD_ADAPTER.name, no_thread_cancel_exception=True)
     def download(self, given: HostInput) -> DownloadedAdapter:
@@ -74,8 +78,10 @@ class CacheActivities:
 
         with TransferProgress(tell, heartbeat) as progress:
             there = self._cache.pin(given.ref, holder(given))
-            with nullcontext() if there else self._slots.take(progress):
+            turn = nullcontext() if there else self._slots.take(progress)
+            with turn, metered(self._meter, Transfer.DOWNLOAD) as moved:
                 cached = self._cache.ensure(given.ref, progress=progress)
+                moved.bytes = cached.bytes
         step = clock.succeeded(bytes=cached.bytes, outcome=str(cached.outcome))
         self._reporter.report(operation, step)
         return DownloadedAdapter(path=str(cached.path), outcome=str(cached.outcome), step=step)

@@ -191,6 +191,11 @@ class TransferSlots:
 
     def __init__(self, count: int) -> None:
         self._slots = threading.BoundedSemaphore(count)
+        self._lock = threading.Lock()
+        self.waiting = 0
+        """Transfers that wait for their turn now."""
+        self.running = 0
+        """Transfers that have it."""
 
     @contextmanager
     def take(self, progress: TransferProgress) -> Iterator[None]:
@@ -199,9 +204,20 @@ class TransferSlots:
         Raises:
             temporalio.exceptions.CancelledError: the activity was cancelled meanwhile.
         """
-        while not self._slots.acquire(timeout=_WAIT_SECONDS):
-            progress.advance(0)
+        self._count(waiting=1)
+        try:
+            while not self._slots.acquire(timeout=_WAIT_SECONDS):
+                progress.advance(0)
+        finally:
+            self._count(waiting=-1)
+        self._count(running=1)
         try:
             yield
         finally:
+            self._count(running=-1)
             self._slots.release()
+
+    def _count(self, *, waiting: int = 0, running: int = 0) -> None:
+        with self._lock:
+            self.waiting += waiting
+            self.running += running

@@ -66,3 +66,17 @@ def test_the_agent_and_the_engine_share_the_cache_and_only_the_agent_writes() ->
     assert mounts["cache"] == {"name": "cache", "mountPath": "/cache", "readOnly": True}
     assert agent["volumeMounts"] == [{"name": "cache", "mountPath": "/cache"}]
     assert {"name": "LORADOCK_CACHE_DIR", "value": "/cache"} in agent["env"]
+
+
+def test_where_others_read_metrics_a_token_is_asked_for_and_the_port_is_the_one_that_is_told() -> None:
+    pods = [
+        one["spec"]["template"] for one in manifests() if one.get("kind") in {"Deployment", "StatefulSet"}
+    ]
+    assert len(pods) == 3
+    for pod in pods:
+        port = pod["metadata"]["annotations"]["prometheus.io/port"]
+        (ours,) = [one for one in pod["spec"]["containers"] if one["image"] == "loradock"]
+        names = {one["name"]: one.get("value") for one in ours["env"]}
+        assert "LORADOCK_METRICS_TOKEN" in names
+        assert int(port) in {one["containerPort"] for one in ours["ports"]}
+        assert names.get("LORADOCK_METRICS_LISTEN", "0.0.0.0:8400") == f"0.0.0.0:{port}"

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,6 +17,7 @@ from activities.engines import EngineActivities
 from activities.failures import FailureInterceptor
 from activities.host_cache import CacheActivities
 from activities.host_work import HostWorkActivities
+from activities.metering import Transfer
 from activities.progress import PatientReporter, TransferSlots
 from loradock.artifacts.build import open_cache
 from loradock.artifacts.cache import HostCache
@@ -30,9 +31,13 @@ from worker.cache_watch import CacheWatch
 from worker.control_plane import ControlPlane
 from worker.leases import HostIdentity, LeaseKeeper, Superseded
 from worker.lifetime import run_until_stopped
+from worker.listening import listen, server
 from worker.loops import repeat
-from worker.loras_proxy import LorasProxy, listen, server
-from worker.temporal import GRACEFUL_SHUTDOWN, HEARTBEAT_THROTTLE, connect
+from worker.loras_proxy import LorasProxy
+from worker.measured_engine import MeasuredEngine
+from worker.metrics import AgentMetrics
+from worker.metrics_listener import listening
+from worker.temporal import GRACEFUL_SHUTDOWN, HEARTBEAT_THROTTLE, connect, measured_runtime
 
 _log = logging.getLogger(__name__)
 
@@ -56,11 +61,13 @@ def host_workers(
     executor: ThreadPoolExecutor,
     *,
     whole: HostWorkActivities | None = None,
+    on_failure: Callable[[str, str], None] = lambda _type, _code: None,
 ) -> list[Worker]:
     """The workers on one host's two queues.
 
     Args:
         whole: made of the other two when not given.
+        on_failure: told the type and the code of every activity that fails.
     """
     whole = whole or HostWorkActivities(cache, engines, executor)
     io = Worker(
@@ -69,7 +76,7 @@ def host_workers(
         activities=[cache.download, cache.release, cache.collect],
         activity_executor=executor,
         max_concurrent_activities=CACHE_CALLS_AT_ONCE,
-        interceptors=[FailureInterceptor()],
+        interceptors=[FailureInterceptor(on_failure)],
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
     )
@@ -85,7 +92,7 @@ def host_workers(
             whole.unload,
         ],
         max_concurrent_activities=ENGINE_CALLS_AT_ONCE,
-        interceptors=[FailureInterceptor()],
+        interceptors=[FailureInterceptor(on_failure)],
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
     )
@@ -100,37 +107,29 @@ async def run(
     Raises:
         LoradockError: a setting is missing or wrong; Temporal does not answer at the start.
     """
-    token = SecretStr(settings.require_engine_token())
+    slots = TransferSlots(DOWNLOADS_AT_ONCE)
+    metrics = AgentMetrics(slots)
     async with AsyncExitStack() as stack:
-        tls = httpx.create_ssl_context(trust_env=False)
-        engines: dict[str, Engine] = {}
-        for name, url in urls.items():
-            # A client each: a pool that many engines share is searched from end to end for every call.
-            engines[name] = VllmEngine(url, token, api_key=settings.engine_api_key, tls=tls)
-            stack.push_async_callback(engines[name].aclose)
+        engines = _open_engines(settings, urls, metrics, stack)
         control_plane = ControlPlane(settings.api_url, settings.require("agent_token"), identity.agent)
         stack.push_async_callback(control_plane.aclose)
-        host_cache = open_cache(settings)
-
-        async def forget_earlier_lives(engine: str, incarnation: str) -> None:
-            try:
-                await asyncio.to_thread(host_cache.release_earlier, engine, incarnation)
-            except (
-                LoradockError
-            ) as error:  # files are kept longer than they need to be: no reason to lose the engine
-                _log.warning("pins of earlier lives of %s are kept: %s", engine, error)
-
+        host_cache = open_cache(settings, metrics.on_retry(Transfer.DOWNLOAD))
         cache_watch = CacheWatch(host_cache)
         keeper = LeaseKeeper(
-            identity, engines, urls, control_plane, forget_earlier_lives, cache=cache_watch.news
+            identity,
+            engines,
+            urls,
+            control_plane,
+            _forgetter(host_cache),
+            cache=cache_watch.news,
+            watch=metrics,
         )
-        slots = TransferSlots(DOWNLOADS_AT_ONCE)
-        cache = CacheActivities(host_cache, engines, control_plane, slots)
-        client = await connect(settings)
+        metrics.show(engines=keeper.engines_seen, cache=cache_watch.news)
+        client = await connect(settings, runtime=measured_runtime(settings))
         executor = stack.enter_context(ThreadPoolExecutor(CACHE_CALLS_AT_ONCE, thread_name_prefix="cache"))
         patient = PatientReporter(control_plane)
         whole = HostWorkActivities(
-            CacheActivities(host_cache, engines, patient, slots),
+            CacheActivities(host_cache, engines, patient, slots, metrics),
             EngineActivities(engines, patient, keeper.check),
             executor,
             patient,
@@ -138,16 +137,18 @@ async def run(
         workers = host_workers(
             client,
             identity.agent,
-            cache,
+            CacheActivities(host_cache, engines, control_plane, slots, metrics),
             EngineActivities(engines, control_plane, keeper.check),
             executor,
             whole=whole,
+            on_failure=metrics.activity_failed,
         )
         loops = [
             _keep_lease(keeper, settings.agent_renew_seconds),
             control_plane.send_reports(),
-            repeat("cache", CACHE_SWEEP_SECONDS, lambda: _sweep(host_cache)),
-            repeat("cache figures", CACHE_COUNT_SECONDS, cache_watch.count),
+            repeat("cache", CACHE_SWEEP_SECONDS, lambda: _sweep(host_cache), metrics),
+            repeat("cache figures", CACHE_COUNT_SECONDS, cache_watch.count, metrics),
+            *listening(settings, metrics.page),
         ]
         if settings.loras_listen is not None:
             loops.append(await _take_loras(settings, identity.agent, stack))
@@ -155,16 +156,44 @@ async def run(
         await run_until_stopped(workers, loops, ready_file)
 
 
+def _open_engines(
+    settings: Settings, urls: Mapping[str, str], metrics: AgentMetrics, stack: AsyncExitStack
+) -> dict[str, Engine]:
+    token = SecretStr(settings.require_engine_token())
+    tls = httpx.create_ssl_context(trust_env=False)
+    engines: dict[str, Engine] = {}
+    for name, url in urls.items():
+        # A client each: a pool that many engines share is searched from end to end for every call.
+        driver = VllmEngine(url, token, api_key=settings.engine_api_key, tls=tls)
+        stack.push_async_callback(driver.aclose)
+        engines[name] = MeasuredEngine(driver, metrics.calls_of(name))
+    return engines
+
+
+def _forgetter(host_cache: HostCache) -> Callable[[str, str], Awaitable[None]]:
+    """Lets go of what an engine's earlier lives relied on."""
+
+    async def forget_earlier_lives(engine: str, incarnation: str) -> None:
+        try:
+            await asyncio.to_thread(host_cache.release_earlier, engine, incarnation)
+        except LoradockError as error:
+            # Files are kept longer than they need to be: no reason to lose the engine.
+            _log.warning("pins of earlier lives of %s are kept: %s", engine, error)
+
+    return forget_earlier_lives
+
+
 async def _take_loras(settings: Settings, agent: str, stack: AsyncExitStack) -> Coroutine[Any, Any, None]:
-    listener = listen(str(settings.loras_listen))
+    listener = listen(str(settings.loras_listen), "LORADOCK_LORAS_LISTEN")
     proxy = LorasProxy(settings.api_url, settings.require("agent_token"), agent, settings.loras_token)
     stack.push_async_callback(proxy.aclose)
     _log.info("taking /v1/loras at %s", settings.loras_listen)
-    return server(proxy).run_beside(listener)
+    return server(proxy.app()).run_beside(listener)
 
 
-async def _sweep(cache: HostCache) -> None:
-    await asyncio.to_thread(cache.collect, leftovers_older_than_seconds=LEFTOVERS_KEPT_SECONDS)
+async def _sweep(cache: HostCache) -> int:
+    gone = await asyncio.to_thread(cache.collect, leftovers_older_than_seconds=LEFTOVERS_KEPT_SECONDS)
+    return len(gone)
 
 
 async def _keep_lease(keeper: LeaseKeeper, seconds: float) -> None:

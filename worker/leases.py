@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import time
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal, Protocol
 
 from pydantic import ValidationError
 
@@ -46,6 +48,16 @@ class Superseded(Exception):  # noqa: N818
     """Another process has taken this agent's place."""
 
 
+class LeaseWatch(Protocol):
+    """Counts renewals. Never waits, never fails."""
+
+    def renewed(self, how: str, seconds: float) -> None:
+        """The API took one: all engines were `told` of, or the lease was `kept` without news."""
+
+    def not_renewed(self, code: str) -> None:
+        """The API did not take one."""
+
+
 class LeaseKeeper:
     """Asks the engines how they are and renews the lease for all of them in one call.
 
@@ -53,6 +65,7 @@ class LeaseKeeper:
         urls: of the engines, by id.
         on_new_life: told engine and incarnation when an engine is first seen in a life; must not fail.
         cache: the host's cache as last looked at, None before; never waits. Told when it was looked at again.
+        watch: told of every renewal.
     """
 
     def __init__(
@@ -64,6 +77,7 @@ class LeaseKeeper:
         on_new_life: Callable[[str, str], Awaitable[None]] | None = None,
         *,
         cache: Callable[[], CacheNews | None] = lambda: None,
+        watch: LeaseWatch | None = None,
     ) -> None:
         self._identity = identity
         self._engines = engines
@@ -71,6 +85,7 @@ class LeaseKeeper:
         self._control_plane = control_plane
         self._on_new_life = on_new_life
         self._cache = cache
+        self._lease_watch = watch
         self._cache_told: CacheNews | None = None
         self._reports: dict[str, EngineReport] = {}
         self._changed = asyncio.Event()
@@ -102,8 +117,16 @@ class LeaseKeeper:
         """Ask every engine once."""
         await asyncio.gather(*(self._look_at(name) for name in self._engines))
 
-    async def renew(self) -> None:
+    def engines_seen(self) -> dict[str, int]:
+        """How many engines are `reachable`, `unreachable`, and `refused` by the API, as far as is known."""
+        seen = Counter(report.reachable for report in list(self._reports.values()))
+        return {"reachable": seen[True], "unreachable": seen[False], "refused": len(self._refused)}
+
+    async def renew(self) -> Literal["told", "kept"]:
         """One renewal, with what is known of the engines.
+
+        Returns:
+            Whether all of it was told, or the last report was quoted.
 
         Raises:
             Superseded: this process must not touch the engines any more.
@@ -122,7 +145,7 @@ class LeaseKeeper:
             cached_digests=news.digests if news else None,
         )
         if await self._kept(renewal):
-            return
+            return "kept"
         self._told = None
         answer = await self._control_plane.renew(renewal)
         self._cache_told = cache
@@ -135,6 +158,7 @@ class LeaseKeeper:
             if name not in self._refused:
                 _log.warning("the lease does not cover engine %s: %s", name, why)
         self._refused = answer.refused
+        return "told"
 
     def check(self, engine: str) -> None:
         """See that the engine is not another agent's by now, as far as the last renewal told.
@@ -166,7 +190,7 @@ class LeaseKeeper:
         while True:
             self._changed.clear()
             try:
-                await self.renew()
+                await self._renew_watched()
                 complained = False
             except LoradockError as error:
                 if error.code == "unauthorized":
@@ -177,6 +201,17 @@ class LeaseKeeper:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._changed.wait()
+
+    async def _renew_watched(self) -> None:
+        began = time.monotonic()
+        try:
+            how = await self.renew()
+        except LoradockError as error:
+            if self._lease_watch is not None:
+                self._lease_watch.not_renewed(error.code)
+            raise
+        if self._lease_watch is not None:
+            self._lease_watch.renewed(how, time.monotonic() - began)
 
     async def _watch(self, name: str) -> None:
         seconds = self._look_seconds

@@ -4,16 +4,12 @@ Off unless `LORADOCK_LORAS_LISTEN` is set here and `LORADOCK_AGENT_LORAS` at the
 what the fleet serves.
 """
 
-import asyncio
-import contextlib
 import hmac
 import logging
-import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import httpx
-import uvicorn
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -116,53 +112,4 @@ def _error(status: int, code: str, message: str) -> JSONResponse:
     content: dict[str, Any] = {"status": "error", "message": message, "code": code}
     return JSONResponse(
         content, status, headers={"Retry-After": "5"} if status == httpx.codes.SERVICE_UNAVAILABLE else {}
-    )
-
-
-def listen(address: str) -> socket.socket:
-    """A socket for `host:port`.
-
-    Raises:
-        LoradockError: `setting_invalid`.
-    """
-    host, _, port = address.rpartition(":")
-    try:
-        return socket.create_server(
-            (host.strip("[]"), int(port)), family=socket.AF_INET6 if "[" in host else socket.AF_INET
-        )
-    except (OSError, ValueError, OverflowError) as error:
-        raise LoradockError("setting_invalid", f"LORADOCK_LORAS_LISTEN={address!r}: {error}") from None
-
-
-class LorasServer(uvicorn.Server):
-    """uvicorn beside the agent's workers, whose signals are theirs."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        """Leave signals to the agent."""
-        yield
-
-    async def run_beside(self, listener: socket.socket) -> None:
-        """Serve until cancelled."""
-        try:
-            await self.serve(sockets=[listener])
-        except asyncio.CancelledError:
-            self.should_exit = True
-            raise
-        finally:
-            listener.close()
-
-
-def server(proxy: LorasProxy) -> LorasServer:
-    """The server of a proxy."""
-    return LorasServer(
-        uvicorn.Config(
-            proxy.app(),
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-        )
     )

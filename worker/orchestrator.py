@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from activities.cards import CardActivities
 from activities.collection import CollectionActivities
 from activities.failures import FailureInterceptor
 from activities.liveness import LivenessInterceptor
+from activities.metering import Transfer
 from activities.operations import OperationActivities
 from activities.progress import TransferSlots
 from activities.reconcile import ReconcileActivities
@@ -32,6 +34,8 @@ from worker import reconciler, search_attributes
 from worker.collection import ensure_schedule
 from worker.lifetime import run_until_stopped
 from worker.loops import repeat
+from worker.metrics import OrchestratorMetrics
+from worker.metrics_listener import listening
 from worker.own_progress import OwnProgress
 from worker.relay import Relay
 from worker.sweeper import Sweeper
@@ -40,6 +44,7 @@ from worker.temporal import (
     HEARTBEAT_THROTTLE,
     STICKY_TIMEOUT,
     connect,
+    measured_runtime,
     workflow_runner,
 )
 from workflows.calls import DEATH_SHOWS
@@ -47,6 +52,8 @@ from workflows.registered import WORKFLOWS
 
 _log = logging.getLogger(__name__)
 
+OnFailure = Callable[[str, str], None]
+"""Told the type and the code of every activity that fails."""
 
 RELAY_SECONDS = 1.0
 SWEEP_SECONDS = 5.0
@@ -59,7 +66,13 @@ TRANSFERS_AT_ONCE = 8
 """Of those taken. Those that wait for their turn heartbeat, which they could not in an executor's queue."""
 
 
-def transfer_worker(client: Client, artifacts: ArtifactActivities, executor: ThreadPoolExecutor) -> Worker:
+def transfer_worker(
+    client: Client,
+    artifacts: ArtifactActivities,
+    executor: ThreadPoolExecutor,
+    *,
+    on_failure: OnFailure = lambda _type, _code: None,
+) -> Worker:
     """The worker on the queue of what moves bytes."""
     return Worker(
         client,
@@ -67,7 +80,7 @@ def transfer_worker(client: Client, artifacts: ArtifactActivities, executor: Thr
         activities=[artifacts.stage, artifacts.upload],
         activity_executor=executor,
         max_concurrent_activities=TRANSFERS_TAKEN,
-        interceptors=[FailureInterceptor()],
+        interceptors=[FailureInterceptor(on_failure)],
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
     )
@@ -81,6 +94,7 @@ def lifecycle_worker(
     signatures: SignatureRules | None = None,
     *,
     rules: ReconcileRules | None = None,
+    on_failure: OnFailure = lambda _type, _code: None,
 ) -> Worker:
     """The worker on the lifecycle queue."""
     operations, versions, cards, batches, reconcile = (
@@ -131,7 +145,7 @@ def lifecycle_worker(
         activity_executor=executor,
         max_concurrent_activities=ACTIVITIES_AT_ONCE,
         workflow_runner=workflow_runner(),
-        interceptors=[LivenessInterceptor(DEATH_SHOWS), FailureInterceptor()],
+        interceptors=[LivenessInterceptor(DEATH_SHOWS), FailureInterceptor(on_failure)],
         graceful_shutdown_timeout=GRACEFUL_SHUTDOWN,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
@@ -149,7 +163,9 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
     database = Database(settings.require("database_url"), settings.database_pool_size)
     try:
         await database.ping()
-        client = await connect(settings)
+        slots = TransferSlots(TRANSFERS_AT_ONCE)
+        metrics = OrchestratorMetrics(slots)
+        client = await connect(settings, runtime=measured_runtime(settings))
         await search_attributes.register(client)
         if settings.collect_every_seconds:
             await ensure_schedule(client, settings)
@@ -157,14 +173,14 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
             await reconciler.ensure_scan(client, settings)
         bandwidth = open_bandwidth(settings)
         objects = open_objects(settings, bandwidth)
-        staging = open_staging(settings, objects, bandwidth)
+        staging = open_staging(settings, objects, bandwidth, metrics.on_retry(Transfer.FETCH))
         store = open_store(settings, objects)
         progress = OwnProgress(database)
-        artifacts = ArtifactActivities(staging, store, TransferSlots(TRANSFERS_AT_ONCE), progress, signatures)
+        artifacts = ArtifactActivities(staging, store, slots, progress, signatures, meter=metrics)
         collection = CollectionActivities(database, store, staging)
         sweeper = Sweeper(database, client)
         relay = Relay(database, client, sweeper, Limits.of(settings))
-        starter = reconciler.ReconcileStarter(database, settings.require("database_url"), client)
+        starter = reconciler.ReconcileStarter(database, settings.require("database_url"), client, metrics)
         with ThreadPoolExecutor(TRANSFERS_TAKEN, thread_name_prefix="transfer") as executor:
             workers = [
                 lifecycle_worker(
@@ -174,16 +190,18 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
                     executor,
                     signatures.rules,
                     rules=reconciler.rules(settings),
+                    on_failure=metrics.activity_failed,
                 ),
-                transfer_worker(client, artifacts, executor),
+                transfer_worker(client, artifacts, executor, on_failure=metrics.activity_failed),
             ]
             loops = [
                 progress.write_reports(),
-                repeat("relay", RELAY_SECONDS, relay.run_once),
+                repeat("relay", RELAY_SECONDS, relay.run_once, metrics),
                 starter.run(),
-                repeat("sweeper", SWEEP_SECONDS, sweeper.run_once),
-                repeat("leases", LEASE_CHECK_SECONDS, lambda: _expire_leases(database)),
-                repeat("staging", STAGING_SWEEP_SECONDS, lambda: _sweep(staging)),
+                repeat("sweeper", SWEEP_SECONDS, sweeper.run_once, metrics),
+                repeat("leases", LEASE_CHECK_SECONDS, lambda: _expire_leases(database), metrics),
+                repeat("staging", STAGING_SWEEP_SECONDS, lambda: _sweep(staging), metrics),
+                *listening(settings, metrics.page),
             ]
             _log.info("orchestrator ready: queue %s at %s", LIFECYCLE_QUEUE, settings.temporal_address)
             await run_until_stopped(workers, loops, ready_file)
@@ -191,14 +209,16 @@ async def run(settings: Settings, ready_file: Path | None) -> None:
         await database.dispose()
 
 
-async def _expire_leases(database: Database) -> None:
+async def _expire_leases(database: Database) -> int:
     async with database.transaction() as tx:
-        for engine in await agents.expire_leases(tx):
-            _log.warning("the lease of engine %s ran out: its cards are lost", engine)
+        engines = await agents.expire_leases(tx)
+    for engine in engines:
+        _log.warning("the lease of engine %s ran out: its cards are lost", engine)
+    return len(engines)
 
 
-async def _sweep(staging: Staging) -> None:
-    await asyncio.to_thread(staging.sweep, older_than_seconds=STAGING_KEPT_SECONDS)
+async def _sweep(staging: Staging) -> int:
+    return len(await asyncio.to_thread(staging.sweep, older_than_seconds=STAGING_KEPT_SECONDS))
 
 
 def main(settings: Settings, ready_file: Path | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
@@ -27,6 +28,7 @@ from loradock.registry.audit import SYSTEM_ACTOR
 from loradock.registry.database import Database
 from loradock.registry.notifications import Listener
 from worker import schedules
+from worker.loops import LoopWatch
 from workflows import search_attributes
 from workflows.inputs import ReconcileInput
 
@@ -56,11 +58,15 @@ class ReconcileStarter:
 
     Args:
         database_url: to be told of causes at once.
+        watch: told of every turn, as the loop `reconciler`.
     """
 
-    def __init__(self, database: Database, database_url: str, client: Client) -> None:
+    def __init__(
+        self, database: Database, database_url: str, client: Client, watch: LoopWatch | None = None
+    ) -> None:
         self._database = database
         self._client = client
+        self._watch = watch
         self._told = asyncio.Event()
         self._listener = Listener(database_url, reconcile_queue.CHANNEL, lambda _: self._told.set())
 
@@ -90,13 +96,21 @@ class ReconcileStarter:
         return len(engines) - len(missed)
 
     async def _start_all(self) -> None:
+        began, done = time.monotonic(), None
         try:
-            while await self.run_once() == BATCH:
-                pass
+            done = await self._start_due()
         except LoradockError as error:
             _log.warning("the reconciler's queue: %s", error)
         except Exception:
             _log.exception("the reconciler's queue cannot be served")
+        if self._watch is not None:
+            self._watch.turned("reconciler", time.monotonic() - began, done)
+
+    async def _start_due(self) -> int:
+        started = 0
+        while (batch := await self.run_once()) == BATCH:
+            started += batch
+        return started + batch
 
     async def _start(self, engine: str) -> bool:
         try:

@@ -7,6 +7,7 @@ from typing import Final
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
@@ -36,8 +37,27 @@ _AWAY: Final = frozenset(
 )
 
 
-async def connect(settings: Settings, *, lazy: bool = False) -> Client:
+def measured_runtime(settings: Settings) -> Runtime | None:
+    """The SDK's runtime with its own metrics, where the settings ask for them.
+
+    Raises:
+        LoradockError: `setting_invalid` when the address cannot be listened on.
+    """
+    address = settings.temporal_metrics_listen
+    if not address:
+        return None
+    config = PrometheusConfig(bind_address=address, counters_total_suffix=True, durations_as_seconds=True)
+    try:
+        return Runtime(telemetry=TelemetryConfig(metrics=config))
+    except (RuntimeError, ValueError) as error:
+        raise LoradockError("setting_invalid", f"LORADOCK_TEMPORAL_METRICS_LISTEN: {error}") from None
+
+
+async def connect(settings: Settings, *, lazy: bool = False, runtime: Runtime | None = None) -> Client:
     """A client with our converter.
+
+    Args:
+        runtime: one with metrics; by default the SDK's own.
 
     Raises:
         LoradockError: `temporal_unavailable`; `setting_invalid` when the address is none.
@@ -51,6 +71,7 @@ async def connect(settings: Settings, *, lazy: bool = False) -> Client:
             tls=settings.temporal_tls,
             api_key=key.get_secret_value() if key else None,
             lazy=lazy,
+            runtime=runtime,
         )
     except ValueError:
         raise LoradockError("setting_invalid", "LORADOCK_TEMPORAL_ADDRESS must be host:port") from None

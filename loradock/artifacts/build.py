@@ -7,7 +7,7 @@ from loradock.artifacts.bandwidth import Bandwidth
 from loradock.artifacts.cache import HostCache
 from loradock.artifacts.cache_policy import CachePolicy, VerifyPolicy
 from loradock.artifacts.cache_upkeep import CacheUpkeep
-from loradock.artifacts.protocol import ObjectStore
+from loradock.artifacts.protocol import ObjectStore, OnRetry
 from loradock.artifacts.s3 import s3_client
 from loradock.artifacts.sources.address import BucketFolder, bucket_folder, file_path, parse_address
 from loradock.artifacts.sources.build import build_sources, chosen_region
@@ -97,20 +97,24 @@ def open_uploads(settings: Settings) -> UploadPlace | None:
 
 
 def open_staging(
-    settings: Settings, uploaded: ObjectStore | None = None, bandwidth: Bandwidth | None = None
+    settings: Settings,
+    uploaded: ObjectStore | None = None,
+    bandwidth: Bandwidth | None = None,
+    on_retry: OnRetry | None = None,
 ) -> Staging:
     """The orchestrator's staging folder, fed by all sources.
 
     Args:
         uploaded: the object store that uploads go to; without it there are none.
         bandwidth: a limit on what is read from networks.
+        on_retry: told of reads that are tried again.
 
     Raises:
         LoradockError: `setting_invalid`.
     """
-    sources = open_sources(settings, bandwidth)
+    sources = build_sources(settings, bandwidth, on_retry)
     if uploaded is not None:
-        patience = Patience(stall_seconds=settings.source_stall_seconds)
+        patience = Patience(stall_seconds=settings.source_stall_seconds, on_retry=on_retry)
         sources.add(UPLOAD_SCHEME, UploadSource(uploaded, patience))
     return Staging(
         settings.staging_dir,
@@ -142,13 +146,17 @@ def _store_client(settings: Settings, endpoint: str | None) -> "S3Client":
     )
 
 
-def open_cache(settings: Settings) -> HostCache:
+def open_cache(settings: Settings, on_retry: OnRetry | None = None) -> HostCache:
     """The host's cache over the artifact store.
+
+    Args:
+        on_retry: told of reads that are tried again.
 
     Raises:
         LoradockError: `setting_invalid`.
     """
-    return HostCache(settings.cache_dir.expanduser().resolve(), open_store(settings), cache_policy(settings))
+    policy = cache_policy(settings, on_retry)
+    return HostCache(settings.cache_dir.expanduser().resolve(), open_store(settings), policy)
 
 
 def open_upkeep(settings: Settings) -> CacheUpkeep:
@@ -156,7 +164,7 @@ def open_upkeep(settings: Settings) -> CacheUpkeep:
     return CacheUpkeep(settings.cache_dir.expanduser().resolve(), cache_policy(settings))
 
 
-def cache_policy(settings: Settings) -> CachePolicy:
+def cache_policy(settings: Settings, on_retry: OnRetry | None = None) -> CachePolicy:
     """The limits of the host's cache."""
     return CachePolicy(
         verify=VerifyPolicy(settings.cache_verify),
@@ -167,7 +175,10 @@ def cache_policy(settings: Settings) -> CachePolicy:
         free_target_bytes=settings.cache_free_target_bytes,
         link_roots=settings.cache_link_roots,
         transfer=TransferOptions(
-            parts=settings.transfer_parts, bandwidth=open_bandwidth(settings), durable=False
+            parts=settings.transfer_parts,
+            bandwidth=open_bandwidth(settings),
+            durable=False,
+            on_retry=on_retry,
         ),
     )
 

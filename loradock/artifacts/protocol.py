@@ -4,7 +4,7 @@ All calls block: activities run them in threads. A transfer is cancelled through
 every chunk and may raise; what it raises passes through untouched.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,10 @@ from typing import Final, Protocol, runtime_checkable
 
 UPLOADS: Final = "uploads/"
 """Where uploads lie in an object store: unfinished ones there belong to their sessions, not to killed writers."""
+
+
+OnRetry = Callable[[str], None]
+"""Told the code of each read that broke off and is tried again, within one transfer."""
 
 
 class Progress(Protocol):

@@ -20,7 +20,7 @@ from typing import Final
 from loradock.artifacts.bandwidth import Bandwidth
 from loradock.artifacts.disk import create_file, disk_errors
 from loradock.artifacts.hashing import CHUNK, Copied
-from loradock.artifacts.protocol import Progress, Reader
+from loradock.artifacts.protocol import OnRetry, Progress, Reader
 from loradock.artifacts.ranges import Range, ranges_between, reopen
 from loradock.core.errors import LoradockError
 
@@ -41,6 +41,7 @@ class TransferOptions:
         part_bytes: bytes of such a range; smaller files are fetched in one request.
         attempts: tries in a row that bring no byte; one that brings some begins the count anew.
         bandwidth: shared by all transfers that must stay under one limit together.
+        on_retry: told the code of what is tried again; from any thread, and must not fail.
         durable: written through to the disk at the end; else only a power cut can lose the file.
     """
 
@@ -49,6 +50,7 @@ class TransferOptions:
     attempts: int = 5
     bandwidth: Bandwidth | None = None
     durable: bool = True
+    on_retry: OnRetry | None = None
 
 
 RangeOpener = Callable[[int, int | None], AbstractContextManager[Reader]]
@@ -238,6 +240,8 @@ class _Transfer:
                 failures = 1 if part.at > before else failures + 1
                 if not error.retryable or failures >= self._options.attempts:
                     raise
+                if self._options.on_retry is not None:
+                    self._options.on_retry(error.code)
                 most = min(RETRY_MOST_SECONDS, RETRY_BASE_SECONDS * 2**failures)
                 self._stopped.wait(random.uniform(0, most))  # noqa: S311 - not a secret
             else:

@@ -43,8 +43,12 @@ class Printer:
             (engine.id, f"{engine.url}  ({engine.kind}, {engine.base_model})") for engine in info.engines
         ]
         rows += [(f"sample {name}", folder) for name, folder in info.adapters.items()]
+        rows += [
+            (f"metrics of {part}", f"{url}  (with the token)" if part == "api" else url)
+            for part, url in info.metrics.items()
+        ]
         rows += [("all of it", ".loradock/dev.json, with the token")]
         self.line()
         for name, value in rows:
-            self.line(f"  {name:<19} {value}")
+            self.line(f"  {name:<23} {value}")
         self.line()

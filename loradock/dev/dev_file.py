@@ -34,6 +34,7 @@ class DevInfo(Model):
 
     Attributes:
         adapters: folders of the sample adapters by name, each with other weights for the tiny base.
+        metrics: what Prometheus reads, by part; the API's needs the token.
     """
 
     api: str
@@ -45,6 +46,7 @@ class DevInfo(Model):
     engines: tuple[EngineInfo, ...]
     base_model_dir: str | None
     adapters: dict[str, str]
+    metrics: dict[str, str]
 
     def write(self, path: Path) -> None:
         """Write the file, for its owner's eyes only: it holds secrets."""

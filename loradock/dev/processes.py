@@ -77,11 +77,12 @@ class ServiceAddresses:
         spec = self._spec("api", "api", values, *arguments, stop_order=1, aws=self.aws)
         return replace(spec, ready=lambda: http_answers(f"{self.api}/readyz"))
 
-    def orchestrator(self) -> ChildSpec:
-        """The worker of the lifecycle queue."""
+    def orchestrator(self, metrics_port: int) -> ChildSpec:
+        """The worker of the lifecycle queue; shows its metrics at this port."""
         values = {
             "DATABASE_URL": self.database_url,
             "STAGING_DIR": str(self.state / "staging"),
+            "METRICS_LISTEN": f"127.0.0.1:{metrics_port}",
             **self._sources(),
             **self._store(),
         }
@@ -90,14 +91,14 @@ class ServiceAddresses:
             "orchestrator", "orchestrator", values, ready_file=ready, stop_order=2, aws=self.aws
         )
 
-    def agent(self, number: int, engine: str, url: str) -> ChildSpec:
-        """The host agent of one engine; has no database."""
-        name = f"agent-{number}"
+    def agent(self, name: str, engine: str, url: str, metrics_port: int) -> ChildSpec:
+        """The host agent of one engine, by the agent's name; has no database. Shows its metrics at this port."""
         values = {
             "AGENT_TOKEN": self.agent_token,
             "ENGINE_TOKEN": self.engine_token,
             "ENGINE_KIND": self.engine_kind,
             "CACHE_DIR": str(self.state / "agents" / name / "cache"),
+            "METRICS_LISTEN": f"127.0.0.1:{metrics_port}",
             **self._store(),
         }
         arguments = ("--id", name, "--engine", f"{engine}={url}", "--pool", _POOL)
@@ -128,7 +129,12 @@ class ServiceAddresses:
         stop_order: int = 0,
         aws: Mapping[str, str] | None = None,
     ) -> ChildSpec:
-        told = {"API_URL": self.api, "TEMPORAL_ADDRESS": self.temporal_address, **values}
+        told = {
+            "API_URL": self.api,
+            "TEMPORAL_ADDRESS": self.temporal_address,
+            "TEMPORAL_METRICS_LISTEN": "",  # one address is not enough for all of them
+            **values,
+        }
         if self.temporal_ui:
             told["TEMPORAL_UI_URL"] = self.temporal_ui
         if ready_file is not None:

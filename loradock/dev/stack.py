@@ -43,6 +43,7 @@ class Stack:
         self._began = time.monotonic()
         self._info: DevInfo | None = None
         self._samples: Samples | None = None
+        self._metrics: dict[str, str] = {}
 
     @property
     def info(self) -> DevInfo:
@@ -164,12 +165,22 @@ class Stack:
         ports.release("api")
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.supervisor.start(service.api_process()))
-            tasks.create_task(self.supervisor.start(service.orchestrator()))
+            orchestrator = service.orchestrator(self._metrics_port(ports, "orchestrator"))
+            tasks.create_task(self.supervisor.start(orchestrator))
         engines = (await fleet).engines
         async with asyncio.TaskGroup() as tasks:
             for number, engine in enumerate(engines, start=1):
-                tasks.create_task(self.supervisor.start(service.agent(number, engine.id, engine.url)))
+                name = f"agent-{number}"
+                agent = service.agent(name, engine.id, engine.url, self._metrics_port(ports, name))
+                tasks.create_task(self.supervisor.start(agent))
         return service
+
+    def _metrics_port(self, ports: PortPool, part: str) -> int:
+        """A port for a part's metrics, free for it to take."""
+        port = ports.take(f"{part}-metrics")
+        ports.release(f"{part}-metrics")
+        self._metrics[part] = f"http://127.0.0.1:{port}/metrics"
+        return port
 
     def _addresses(
         self, ports: PortPool, database_url: str, temporal: TemporalPlace, store: StorePlace
@@ -216,6 +227,7 @@ class Stack:
             engines=fleet.engines,
             base_model_dir=str(samples.base) if samples else None,
             adapters={name: str(folder) for name, folder in samples.adapters.items()} if samples else {},
+            metrics={"api": f"{service.api}/metrics", **self._metrics},
         )
 
     async def _wait_alive(self, info: DevInfo) -> None:

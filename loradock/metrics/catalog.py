@@ -234,7 +234,8 @@ SPECS: Final = (
     MetricSpec(
         "loradock_loop_work_total", Kind.COUNTER, _WORKERS,
         "What turns found to do: operations that `relay` started, recoveries that `sweeper` began, engines whose `leases` "
-        "ran out, looks that `reconciler` started.", "pieces", _LOOP,
+        "ran out, looks that `reconciler` started, what `staging` and `cache` removed.",
+        "pieces", _LOOP,
     ),
     MetricSpec(
         "loradock_loop_last_success_timestamp_seconds", Kind.GAUGE, _WORKERS,

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from temporalio.testing import ActivityEnvironment
 
+from activities.metering import Transfer
 from loradock.artifacts.protocol import ObjectStore, Reader
 from loradock.core.errors import LoradockError
 from loradock.core.models import RunRef, StepReport, VersionRef
@@ -35,6 +36,18 @@ class Reports:
     @property
     def steps(self) -> list[tuple[str, str]]:
         return [(step.name, str(step.state)) for _, step in self.seen]
+
+
+class Meter:
+    """Keeps what is told of transfers: kind, outcome, bytes, code."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, int, str | None]] = []
+        self.seconds: list[float] = []
+
+    def ended(self, transfer: Transfer, outcome: str, seconds: float, size: int, code: str | None) -> None:
+        self.seen.append((transfer.value, outcome, size, code))
+        self.seconds.append(seconds)
 
 
 class Bench(ActivityEnvironment):

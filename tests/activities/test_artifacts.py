@@ -18,7 +18,7 @@ from loradock.artifacts.staging import Staging
 from loradock.artifacts.store import ArtifactStore
 from loradock.artifacts.stores.folder import FolderStore
 from loradock.core.settings import load_settings
-from tests.activities.parts import Bench, SlowObjects, ref_of, refused
+from tests.activities.parts import Bench, Meter, SlowObjects, ref_of, refused
 from tests.artifacts.samples import make_adapter
 from tests.artifacts.signers import make_key, sign
 
@@ -208,6 +208,28 @@ def test_a_cancelled_fetch_stops_within_a_second_and_leaves_nothing(
     assert isinstance(running.exception(10), CancelledError)
     assert time.monotonic() - cancelled < 1
     assert list(staging_root.iterdir()) == []
+
+
+def test_fetches_and_uploads_are_told_of_with_what_they_moved(
+    staging_root: Path, source: FileSource, folder: Path, slots: TransferSlots, tmp_path: Path
+) -> None:
+    meter = Meter()
+    staging = Staging(staging_root, source, max_bytes=LIMIT)
+    store = ArtifactStore(FolderStore(tmp_path / "objects"), "store://artifacts")
+    activities = ArtifactActivities(staging, store, slots, meter=meter)
+    for version in (1, 2):
+        Bench().run(activities.upload, upload_of(activities, folder, version))
+    with refused("source_not_found"):
+        nowhere = (folder.parent / "nowhere").as_uri()
+        Bench().run(activities.stage, StageInput(operation="op-1", adapter="greeter", uri=nowhere))
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert meter.seen == [
+        ("fetch", "moved", size, None),
+        ("upload", "moved", size, None),
+        ("fetch", "moved", size, None),
+        ("upload", "cached", 0, None),  # the same bytes are there already
+        ("fetch", "failed", 0, "source_not_found"),
+    ]
 
 
 def test_a_transfer_that_waits_for_its_turn_hears_a_cancel(

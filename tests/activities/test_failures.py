@@ -83,6 +83,21 @@ async def test_temporals_own_failures_pass_untouched() -> None:
         assert await raised(error) is error
 
 
+async def test_failures_are_told_by_activity_and_code_and_a_cancel_is_none() -> None:
+    told: list[tuple[str, str]] = []
+    interceptor = FailureInterceptor(lambda activity, code: told.append((activity, code)))
+    for error in (LoradockError("no_free_slot", "x"), ValueError("x"), CancelledError("x")):
+        inbound = interceptor.intercept_activity(Failing(error))
+
+        async def run(inbound: ActivityInboundInterceptor = inbound) -> None:
+            await inbound.execute_activity(ExecuteActivityInput(fn=print, args=[], executor=None, headers={}))
+
+        bench = Bench()
+        with pytest.raises(BaseException):  # noqa: B017
+            await bench.run(run)
+    assert told == [(bench.info.activity_type, "no_free_slot"), (bench.info.activity_type, "internal_error")]
+
+
 async def test_a_cancel_passes_untouched() -> None:
     assert isinstance(await raised(asyncio.CancelledError()), asyncio.CancelledError)
 

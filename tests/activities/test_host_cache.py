@@ -20,7 +20,7 @@ from loradock.core.models import VersionRef
 from loradock.engines import VllmEngine
 from loradock.engines.protocol import Engine
 from tests.activities.conftest import ENGINE_TOKEN, Running, stored
-from tests.activities.parts import RUN, Bench, Reports, SlowObjects, ref_of, target
+from tests.activities.parts import RUN, Bench, Meter, Reports, SlowObjects, ref_of, refused, target
 
 KEPT = "kept: the engine lists it"
 
@@ -36,12 +36,13 @@ class Host:
         reports: Reports,
         slots: TransferSlots,
         engines: dict[str, Engine] | None = None,
+        meter: Meter | None = None,
     ) -> None:
         store, digest = stored(objects, folder)
         self.ref: VersionRef = ref_of(digest)
         self.cache = HostCache(root, store)
         self.engines = engines or {}
-        self.activities = CacheActivities(self.cache, self.engines, reports, slots)
+        self.activities = CacheActivities(self.cache, self.engines, reports, slots, meter)
 
     def given(self, engine: str = "e1", incarnation: str = "life-1") -> HostInput:
         return HostInput(run=RUN, ref=self.ref, target=target(engine, incarnation))
@@ -129,6 +130,38 @@ def test_what_is_cached_waits_for_no_download(
     Bench().run(host.activities.download, host.given())
     with slots.take(_Waiting()):  # type: ignore[arg-type]
         assert Bench().begin(host.activities.download, host.given("e2")).result(5).outcome == "cached"
+
+
+def test_downloads_are_told_of_with_what_they_moved(
+    tmp_path: Path, folder_objects: SlowObjects, folder: Path, reports: Reports, slots: TransferSlots
+) -> None:
+    meter = Meter()
+    host = Host(tmp_path / "cache", folder_objects, folder, reports, slots, meter=meter)
+    moved = Bench().run(host.activities.download, host.given()).step.detail["bytes"]
+    Bench().run(host.activities.download, host.given("e2"))
+    host.ref = ref_of("sha256:" + "ab" * 32, adapter="missing")
+    with refused("artifact_missing"):
+        Bench().run(host.activities.download, host.given())
+    assert meter.seen == [
+        ("download", "moved", moved, None),
+        ("download", "cached", 0, None),
+        ("download", "failed", 0, "artifact_missing"),
+    ]
+    assert all(seconds >= 0 for seconds in meter.seconds)
+
+
+def test_a_cancelled_download_is_no_failure(
+    tmp_path: Path, folder_objects: SlowObjects, folder: Path, reports: Reports, slots: TransferSlots
+) -> None:
+    meter = Meter()
+    host = Host(tmp_path / "cache", folder_objects, folder, reports, slots, meter=meter)
+    folder_objects.slow = True
+    bench = Bench()
+    running = bench.begin(host.activities.download, host.given())
+    assert bench.beating.wait(10)
+    bench.cancel()
+    assert isinstance(running.exception(10), CancelledError)
+    assert meter.seen == [("download", "cancelled", 0, None)]
 
 
 class _Waiting:

@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from temporalio.exceptions import CancelledError
 
 from activities import progress as progress_module
 from activities.progress import PatientReporter, StepClock, TransferProgress, TransferSlots
@@ -55,6 +56,33 @@ def test_no_more_transfers_run_than_there_are_slots() -> None:
     for done in [Bench().begin(activity, None) for _ in range(6)]:
         done.result(20)
     assert most == [2]
+
+
+def test_slots_tell_how_many_run_and_how_many_wait() -> None:
+    slots, go_on, ran = TransferSlots(1), threading.Event(), list[int]()
+
+    def activity(number: int) -> None:
+        with TransferProgress(lambda _: None) as progress, slots.take(progress):
+            ran.append(number)
+            go_on.wait(20)
+
+    def come_to(running: int, waiting: int) -> None:
+        until = time.monotonic() + 20
+        while (slots.running, slots.waiting) != (running, waiting):
+            assert time.monotonic() < until
+            time.sleep(0.005)
+
+    benches = [Bench() for _ in range(3)]
+    done = [bench.begin(activity, number) for number, bench in enumerate(benches)]
+    come_to(1, 2)
+    waits = next(number for number in range(3) if number not in ran)
+    benches[waits].cancel()
+    come_to(1, 1)
+    go_on.set()
+    assert [number for number in range(3) if isinstance(done[number].exception(20), CancelledError)] == [
+        waits
+    ]
+    come_to(0, 0)
 
 
 def test_a_transfer_that_fails_gives_its_slot_back() -> None:

@@ -98,6 +98,18 @@ def test_it_goes_on_from_what_is_on_disk(tmp_path: Path, parts: int) -> None:
     assert all(start >= 3 * MIB for start, _ in server.asked)
 
 
+def test_every_read_that_is_tried_again_is_told_with_its_code(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def break_off(at: int) -> None:
+        if at >= MIB and len(told) < 2:
+            raise LoradockError("store_unavailable", "it broke off")
+
+    server = Server(os.urandom(2 * MIB), break_off)
+    assert get(server, tmp_path / "to", parts=1, on_retry=told.append) == server.copied
+    assert told == ["store_unavailable", "store_unavailable"]
+
+
 def test_a_hole_that_a_killed_transfer_in_parts_left_is_fetched(tmp_path: Path) -> None:
     server = Server(os.urandom(8 * MIB))
     with (tmp_path / "to").open("wb") as file:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +55,13 @@ def breaks() -> None:
 
 def steady(content: Content, patience: Patience = HASTY, size: int | None = len(DATA)) -> bytes:
     return read_all(steady_reader(content.open_at, size, "x", patience))
+
+
+def test_every_opening_but_the_first_is_told_as_a_retry() -> None:
+    told: list[str] = []
+    content = Content(lambda opening: opening * 900_000, breaks)
+    assert steady(content, replace(HASTY, on_retry=told.append)) == DATA
+    assert told == ["source_unavailable"] * (len(content.opened) - 1) != []
 
 
 def test_what_breaks_off_goes_on_where_it_was() -> None:

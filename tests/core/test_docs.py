@@ -10,6 +10,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "docs/architecture.md",
     "docs/errors.md",
+    "docs/metrics.md",
     "docs/roadmap.md",
     "docs/sources.md",
 )

@@ -13,9 +13,11 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from loradock.dev.options import StackOptions
 from loradock.dev.stack import Stack
+from loradock.metrics.catalog import Process, metrics_of
 from tests.dev.processes import alive, environment, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -83,6 +85,18 @@ def dev(project: Path) -> Iterator[DevProcess]:
         stack.process.wait()
 
 
+def assert_metrics(info: dict[str, Any]) -> None:
+    """Every part shows the metrics that the catalog says it has."""
+    assert set(info["metrics"]) == {"api", "orchestrator", "agent-1", "agent-2"}
+    for part, url in info["metrics"].items():
+        process = Process(part.partition("-")[0])
+        page = httpx.get(url, headers={"Authorization": f"Bearer {info['token']}"})
+        found = list(text_string_to_metric_families(page.raise_for_status().text))
+        names = {f"{one.name}_total" if one.type == "counter" else one.name for one in found}
+        assert {spec.name for spec in metrics_of(process)} <= names, part
+    assert httpx.get(info["metrics"]["api"]).status_code == 401
+
+
 def test_it_comes_up_serves_heals_and_stops_without_a_trace(tmp_path: Path) -> None:
     with dev(tmp_path) as stack:
         info = stack.wait_up()
@@ -93,6 +107,7 @@ def test_it_comes_up_serves_heals_and_stops_without_a_trace(tmp_path: Path) -> N
         assert [engine["kind"] for engine in info["engines"]] == ["simulated", "simulated"]
         pids = stack.pids()
         assert set(pids) == PARTS
+        assert_metrics(info)
 
         addresses = (stack.root / "dev.json").read_bytes()
         os.kill(pids["engine-1"], signal.SIGKILL)

@@ -126,13 +126,14 @@ def test_dev_json_has_the_form_that_scripts_rely_on(tmp_path: Path) -> None:
         engines=(EngineInfo(id="engine-1", url="http://127.0.0.1:6", kind="vllm", base_model="tiny-llama"),),
         base_model_dir="/samples/tiny-llama",
         adapters={"poet": "/samples/poet"},
+        metrics={"api": "http://127.0.0.1:1/metrics"},
     )
     path = tmp_path / ".loradock" / "dev.json"
     info.write(path)
     content = json.loads(path.read_text())
     assert set(content) == {
         "api", "token", "temporal_ui", "temporal_address", "database_url", "object_store", "engines",
-        "base_model_dir", "adapters",
+        "base_model_dir", "adapters", "metrics",
     }  # fmt: skip
     assert set(content["engines"][0]) == {"id", "url", "kind", "base_model"}
     assert {"endpoint", "bucket"} <= set(content["object_store"])

@@ -15,7 +15,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from loradock.core.errors import LoradockError
-from worker.loras_proxy import LorasProxy, LorasServer, listen, server
+from worker.listening import BesideServer, listen, server
+from worker.loras_proxy import LorasProxy
 
 
 class ControlPlane:
@@ -35,8 +36,8 @@ class ControlPlane:
 
 
 @asynccontextmanager
-async def running(made: LorasServer) -> AsyncIterator[str]:
-    listener = listen("127.0.0.1:0")
+async def running(made: BesideServer) -> AsyncIterator[str]:
+    listener = listen("127.0.0.1:0", "X")
     port = listener.getsockname()[1]
     task = asyncio.create_task(made.run_beside(listener))
     while not made.started:
@@ -56,9 +57,9 @@ async def host(control_plane: ControlPlane, token: str | None = None) -> AsyncIt
     import uvicorn  # noqa: PLC0415
 
     config = uvicorn.Config(control_plane.app(), lifespan="off", log_config=None)
-    async with running(LorasServer(config)) as api:
+    async with running(BesideServer(config)) as api:
         proxy = LorasProxy(api, "agent-token", "host-1", SecretStr(token) if token else None)
-        async with running(server(proxy)) as url, httpx.AsyncClient(base_url=url) as client:
+        async with running(server(proxy.app())) as url, httpx.AsyncClient(base_url=url) as client:
             yield client
         await proxy.aclose()
 
@@ -146,11 +147,11 @@ async def test_a_refusal_of_the_agents_own_token_is_told_in_the_same_words(
 
 
 async def test_without_a_control_plane_the_answer_is_503_and_says_so() -> None:
-    closed = listen("127.0.0.1:0")
+    closed = listen("127.0.0.1:0", "X")
     address = f"http://127.0.0.1:{closed.getsockname()[1]}"
     closed.close()
     proxy = LorasProxy(address, "agent-token", "host-1", None)
-    async with running(server(proxy)) as url, httpx.AsyncClient(base_url=url) as client:
+    async with running(server(proxy.app())) as url, httpx.AsyncClient(base_url=url) as client:
         answer = await client.get("/v1/loras")
     await proxy.aclose()
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
@@ -160,5 +161,5 @@ async def test_without_a_control_plane_the_answer_is_503_and_says_so() -> None:
 @pytest.mark.parametrize("address", ["", "8080x", "127.0.0.1:", "127.0.0.1:99999", "no.such.host.invalid:80"])
 def test_an_address_that_cannot_be_listened_on_is_told(address: str) -> None:
     with pytest.raises(LoradockError) as caught:
-        listen(address)
+        listen(address, "LORADOCK_LORAS_LISTEN")
     assert caught.value.code == "setting_invalid"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult
 
 from loradock.artifacts.bandwidth import Bandwidth
-from loradock.artifacts.protocol import Source
+from loradock.artifacts.protocol import OnRetry, Source
 from loradock.artifacts.s3 import S3Keys, s3_client
 from loradock.artifacts.sources.archive import ArchiveLimits
 from loradock.artifacts.sources.credentials import SourceCredentials, read_aws_keys
@@ -30,17 +30,20 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 
-def build_sources(settings: Settings, bandwidth: Bandwidth | None = None) -> SourceSet:
+def build_sources(
+    settings: Settings, bandwidth: Bandwidth | None = None, on_retry: OnRetry | None = None
+) -> SourceSet:
     """The sources of all schemes that the settings allow; each denies every place that they do not name.
 
     Args:
         bandwidth: a limit on what is read from networks.
+        on_retry: told of reads that are tried again.
 
     Raises:
         LoradockError: `setting_invalid`.
     """
     makers: dict[str, Callable[[_Parts], Source]] = {"file": _file, "s3": _s3, "hf": _hub, "https": _https}
-    parts = _Parts(settings, bandwidth)
+    parts = _Parts(settings, bandwidth, on_retry)
     sources: dict[str, Source] = {}
     for scheme in settings.source_schemes:
         if scheme in SCHEMES:
@@ -59,10 +62,12 @@ def chosen_region(settings: Settings) -> str | None:
 class _Parts:
     """What several sources share."""
 
-    def __init__(self, settings: Settings, bandwidth: Bandwidth | None) -> None:
+    def __init__(self, settings: Settings, bandwidth: Bandwidth | None, on_retry: OnRetry | None) -> None:
         self.settings = settings
         self.spool = Spool(settings.staging_dir)
-        self.patience = Patience(stall_seconds=settings.source_stall_seconds, bandwidth=bandwidth)
+        self.patience = Patience(
+            stall_seconds=settings.source_stall_seconds, bandwidth=bandwidth, on_retry=on_retry
+        )
         self.credentials = SourceCredentials(settings.source_credentials)
 
     def tls(self) -> ssl.SSLContext:

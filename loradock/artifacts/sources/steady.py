@@ -10,7 +10,7 @@ from threading import Event
 from typing import Final, TypeVar
 
 from loradock.artifacts.bandwidth import Bandwidth
-from loradock.artifacts.protocol import NoProgress, Progress, Reader
+from loradock.artifacts.protocol import NoProgress, OnRetry, Progress, Reader
 from loradock.core.errors import LoradockError
 
 CHUNK: Final = 1024 * 1024
@@ -33,6 +33,7 @@ class Patience:
         base_seconds: the first pause is random between 0 and this, every further one between 0 and twice the last.
         cap_seconds: the longest pause.
         bandwidth: a limit that all reading keeps together.
+        on_retry: told the code of what is tried again; from any thread, and must not fail.
     """
 
     stall_seconds: float = 20.0
@@ -40,9 +41,12 @@ class Patience:
     base_seconds: float = 0.5
     cap_seconds: float = 8.0
     bandwidth: Bandwidth | None = None
+    on_retry: OnRetry | None = None
 
     def pause(self, failures: int, progress: Progress) -> None:
         """Wait before the next try: exponential with full jitter, cancelled through `progress`."""
+        if self.on_retry is not None:
+            self.on_retry("source_unavailable")
         seconds = random.uniform(0, min(self.cap_seconds, self.base_seconds * 2 ** (failures - 1)))  # noqa: S311
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
