@@ -8,14 +8,14 @@ from api.aborting import request_abort
 from api.bodies import operation_body, operation_page, operation_response
 from api.dependencies import Actor, Cursor, IdempotencyKey, Limit, Parts
 from api.events import OperationEventStream
-from api.fields import AdapterField
+from api.fields import AdapterField, SimpleField
 from api.problems import documented
 from api.routes.security import OPERATOR_TOKEN
 from api.schemas import OperationBody
 from api.submission import submit_retry
 from api.waiting import WaitFor, read_operation, wait_for_end
-from loradock.core.models import OperationKind, OperationState
-from loradock.registry import operations
+from loradock.core.models import OperationKind, OperationState, StepReport, StepState
+from loradock.registry import operation_steps, operations
 from loradock.registry.views import Page
 
 router = APIRouter(prefix="/v1/operations", tags=["operations"], dependencies=[OPERATOR_TOKEN])
@@ -41,7 +41,7 @@ async def list_operations(
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[OperationBody]:
-    """All operations, newest first."""
+    """All operations, newest first; of their steps only counts, and the first of those that failed."""
     async with parts.database.read() as reader:
         page = await operations.list_operations(
             reader, adapter=adapter, state=state, kind=kind, limit=limit, cursor=cursor
@@ -53,11 +53,29 @@ async def list_operations(
 async def get_operation(
     *, operation: OperationId, parts: Parts, wait: WaitFor, response: Response
 ) -> OperationBody:
-    """One operation, with its steps; with `wait` when it has ended, or as it stands after that time."""
+    """One operation, with its steps (of more than 1,000, those that matter most); with `wait` when it has ended, or as
+    it stands after that time."""
     found = await wait_for_end(parts, await read_operation(parts, operation), wait.seconds)
     if wait.preferred:
         response.headers["Preference-Applied"] = wait.applied
     return operation_body(found, parts.settings)
+
+
+@router.get("/{operation}/steps", responses=documented("operation_not_found"))
+async def list_operation_steps(
+    *,
+    operation: OperationId,
+    parts: Parts,
+    state: Annotated[StepState | None, Query(description="In this state only.")] = None,
+    engine: Annotated[SimpleField | None, Query(description="On this engine only.")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Page[StepReport]:
+    """All steps of an operation, however many there are, in their order."""
+    async with parts.database.read() as reader:
+        return await operation_steps.list_steps(
+            reader, operation, state=state, engine=engine, limit=limit, cursor=cursor
+        )
 
 
 @router.get(

@@ -1,4 +1,4 @@
-"""`loradock ops`: list operations, show one, wait for one, retry one, abort one."""
+"""`loradock ops`: list operations, show one or its steps, wait for one, retry one, abort one."""
 
 from typing import Annotated
 
@@ -11,11 +11,13 @@ from loradock.cli.client import Document, operation_path
 from loradock.cli.groups import OperationsGroup, command_group
 from loradock.cli.listing import Limit, fetch_page
 from loradock.cli.outcome import IdempotencyKey, Timeout, Wait, conclude, summary
-from loradock.cli.progress import headline, standing, steps_table
+from loradock.cli.progress import headline, standing, step_counts, steps_table
 from loradock.cli.render import Column, print_facts, print_table
 from loradock.cli.session import ApiUrl, AsJson, Session, Token, open_session
 
-app = command_group(OperationsGroup, "Operations: list (default), show ID (or just ID), wait, retry, abort.")
+app = command_group(
+    OperationsGroup, "Operations: list (default), show ID (or just ID), steps, wait, retry, abort."
+)
 
 Operation = Annotated[str, typer.Argument(metavar="ID", help="Operation id.")]
 
@@ -24,6 +26,7 @@ _COLUMNS = (
     Column("STATE", state=True),
     Column("AGE", right=True),
     Column("WHAT", shrinks=True),
+    Column("STEPS", right=True, from_width=100),
     Column("POOL", from_width=100),
     Column("ERROR", from_width=100),
     Column("BY", from_width=120),
@@ -60,6 +63,24 @@ def show_operation(
     with open_session(api_url, token, as_json=as_json) as session:
         found = session.client.get(operation_path(operation))
         session.answer(found, lambda: _print_operation(session, found))
+
+
+@app.command("steps")
+def list_steps(
+    *,
+    operation: Operation,
+    state: Annotated[str | None, typer.Option("--state", metavar="STATE", help="In this state only.")] = None,
+    engine: Annotated[str | None, typer.Option("--engine", metavar="ID", help="On this engine only.")] = None,
+    limit: Limit = 100,
+    api_url: ApiUrl = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """The steps of an operation, however many there are."""
+    with open_session(api_url, token, as_json=as_json) as session:
+        path = f"{operation_path(operation)}/steps"
+        page = fetch_page(session, path, limit, state=state, engine=engine)
+        session.answer(page, lambda: _print_steps(session, page["items"]))
 
 
 @app.command("wait")
@@ -112,6 +133,13 @@ def abort_operation(
         conclude(session, asked, wait=wait, timeout=limit, wanted="aborted")
 
 
+def _print_steps(session: Session, steps: list[Document]) -> None:
+    if steps:
+        session.out.print(steps_table({"steps": steps}))
+    else:
+        session.hint("no steps")
+
+
 def _row(operation: Document) -> tuple[object, ...]:
     error = operation.get("error") or {}
     return (
@@ -119,10 +147,16 @@ def _row(operation: Document) -> tuple[object, ...]:
         operation.get("state"),
         text.age(operation.get("created_at")),
         f"{text.clean(operation.get('kind'))} {text.target(operation)}",
+        _done_of_all(operation),
         operation.get("pool"),
         error.get("code"),
         operation.get("requested_by"),
     )
+
+
+def _done_of_all(operation: Document) -> str | None:
+    counts = step_counts(operation)
+    return f"{counts.get('succeeded', 0)}/{sum(counts.values())}" if counts else None
 
 
 def _print_operation(session: Session, operation: Document) -> None:

@@ -77,9 +77,17 @@ def steps_table(operation: Document, limit: int | None = None) -> Table:
                 _detail(step), no_wrap=True, overflow="ellipsis", style="red" if step.get("error") else "dim"
             ),
         )
-    if len(shown) < len(steps):
-        table.add_row("", Text(f"and {len(steps) - len(shown)} more", style="dim"))
+    more = max(len(steps), sum(step_counts(operation).values())) - len(shown)
+    if more > 0:
+        table.add_row("", Text(f"and {more} more", style="dim"))
     return table
+
+
+def step_counts(operation: Document) -> dict[str, int]:
+    """How many steps an operation has in each state, where the API tells it."""
+    counts = operation.get("step_counts")
+    pairs = counts.items() if isinstance(counts, dict) else ()
+    return {str(state): count for state, count in pairs if isinstance(count, int)}
 
 
 def _most_urgent(steps: list[Document], limit: int | None) -> list[Document]:

@@ -3,14 +3,17 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, literal, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import Insert, insert
 
 from loradock.core.errors import LoradockError
 from loradock.core.models import OperationState, StepReport, StepState, utc_now
-from loradock.registry.database import Transaction
-from loradock.registry.operations import not_found
+from loradock.registry.database import Reader, Transaction
+from loradock.registry.operation_views import step_view
+from loradock.registry.operations import check_exists, not_found
+from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
 from loradock.registry.tables import EngineRow, OperationRow, OperationStepRow
+from loradock.registry.views import Page
 
 _UNFINISHED = (StepState.PENDING, StepState.RUNNING)
 _PUT_BACK = (StepState.UNDONE, StepState.SKIPPED)
@@ -51,6 +54,37 @@ async def record_own_progress(tx: Transaction, operation: str, report: StepRepor
     state = await tx.session.scalar(query)
     if state is not None and OperationState(state).active:
         await _upsert(tx, operation, [report], agents=True)
+
+
+async def list_steps(
+    tx: Reader,
+    operation: str,
+    *,
+    state: StepState | None = None,
+    engine: str | None = None,
+    limit: int = DEFAULT_LIMIT,
+    cursor: str | None = None,
+) -> Page[StepReport]:
+    """An operation's steps in their order.
+
+    Raises:
+        LoradockError: `operation_not_found`, `invalid_request`.
+    """
+    await check_exists(tx, operation)
+    step = OperationStepRow
+    query = select(step).where(step.operation == operation)
+    wanted = {"state": state, "engine": engine}
+    query = query.filter_by(**{name: value for name, value in wanted.items() if value is not None})
+    if cursor is not None:
+        last = tuple_(*map(literal, decode_cursor(cursor, int, str, str)))
+        query = query.where(tuple_(step.position, step.name, step.engine) > last)
+    ordered = query.order_by(step.position, step.name, step.engine).limit(check_limit(limit) + 1)
+    rows = (await tx.session.scalars(ordered.execution_options(populate_existing=True))).all()
+    items = tuple(step_view(row) for row in rows[:limit])
+    if len(rows) <= limit:
+        return Page(items=items)
+    end = rows[limit - 1]
+    return Page(items=items, next=encode_cursor(end.position, end.name, end.engine))
 
 
 async def _upsert(tx: Transaction, operation: str, reports: Iterable[StepReport], *, agents: bool) -> None:

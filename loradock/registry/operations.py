@@ -2,22 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Select, func, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from loradock.core.errors import LoradockError
 from loradock.core.ids import new_operation_id, workflow_id
-from loradock.core.models import Failure, Model, OperationKind, OperationState, StepReport
+from loradock.core.models import Model, OperationKind, OperationState
 from loradock.core.requests import LoadRequest, PublishRequest, UnloadRequest
-from loradock.registry import adapter_rows, admission, idempotency
+from loradock.registry import adapter_rows, idempotency, operation_views
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.idempotency import KeyUse
+from loradock.registry.operation_views import operation_view
 from loradock.registry.pagination import DEFAULT_LIMIT, check_limit, decode_cursor, encode_cursor
-from loradock.registry.tables import ACTIVE, OperationRow, OperationStepRow
+from loradock.registry.tables import ACTIVE, OperationRow
 from loradock.registry.views import OperationView, Page
 
 IS_ACTIVE: Final = text(ACTIVE)
@@ -125,13 +126,13 @@ async def submit(tx: Transaction, new: NewOperation) -> Submitted:
     for _ in range(_TRIES):
         row = await _insert(tx, new)
         if row is not None:
-            return Submitted(operation=operation_view(row, ()), created=True)
+            return Submitted(operation=operation_view(row), created=True)
         row = await _holder_kept_as_it_is(tx, new)
         if row is not None:
             if not _answers(row, new):
                 raise busy(row)
             await idempotency.point(tx, new.id, row.id)
-            return Submitted(operation=await _view_with_steps(tx, row), created=False)
+            return Submitted(operation=await operation_views.with_steps(tx, row), created=False)
         # What was in the way has just ended: the way may be free now.
     raise LoradockError("database_unavailable", f"operations on {new.adapter} come and go too fast")
 
@@ -226,7 +227,7 @@ def busy(holder: OperationRow) -> LoradockError:
 
 
 async def get_operation(tx: Reader, operation: str) -> OperationView:
-    """An operation with its steps.
+    """An operation with its steps; of more than 1,000, with those that matter most.
 
     Raises:
         LoradockError: `operation_not_found`.
@@ -234,7 +235,7 @@ async def get_operation(tx: Reader, operation: str) -> OperationView:
     row = await tx.session.get(OperationRow, operation)
     if row is None:
         raise not_found(operation)
-    return await _view_with_steps(tx, row)
+    return await operation_views.with_steps(tx, row)
 
 
 async def is_active(tx: Reader, operation: str) -> bool:
@@ -247,6 +248,16 @@ async def is_active(tx: Reader, operation: str) -> bool:
     if state is None:
         raise not_found(operation)
     return OperationState(state).active
+
+
+async def check_exists(tx: Reader, operation: str) -> None:
+    """See that there is such an operation.
+
+    Raises:
+        LoradockError: `operation_not_found`.
+    """
+    if await tx.session.scalar(select(OperationRow.id).filter_by(id=operation)) is None:
+        raise not_found(operation)
 
 
 def not_found(operation: str) -> LoradockError:
@@ -263,7 +274,7 @@ async def list_operations(
     limit: int = DEFAULT_LIMIT,
     cursor: str | None = None,
 ) -> Page[OperationView]:
-    """Operations, newest first.
+    """Operations, newest first, each with the counts of its steps and the first of those that failed.
 
     Raises:
         LoradockError: `invalid_request`.
@@ -274,7 +285,7 @@ async def list_operations(
     if cursor is not None:
         (last,) = decode_cursor(cursor, str)
         query = query.where(OperationRow.id < last)
-    views = await _views(tx, query)
+    views = await operation_views.in_a_list(tx, query)
     items = tuple(views[:limit])
     return Page(items=items, next=encode_cursor(items[-1].id) if len(views) > limit else None)
 
@@ -296,7 +307,7 @@ async def pending(tx: Reader, older_than_seconds: float, limit: int) -> list[Ope
         .order_by(OperationRow.id)
         .limit(limit)
     )
-    return [operation_view(row, ()) for row in await tx.session.scalars(query)]
+    return [operation_view(row) for row in await tx.session.scalars(query)]
 
 
 async def active_started(tx: Reader, limit: int, after: str | None = None) -> list[OperationView]:
@@ -309,82 +320,7 @@ async def active_started(tx: Reader, limit: int, after: str | None = None) -> li
     query = select(OperationRow).where(IS_ACTIVE, taken_up).order_by(OperationRow.id).limit(limit)
     if after is not None:
         query = query.where(OperationRow.id > after)
-    return [operation_view(row, ()) for row in await tx.session.scalars(query)]
-
-
-async def _view_with_steps(tx: Reader, row: OperationRow) -> OperationView:
-    return (await _views_of(tx, [row]))[0]
-
-
-async def _views(tx: Reader, query: Select[OperationRow]) -> list[OperationView]:
-    return await _views_of(tx, (await tx.session.scalars(query)).all())
-
-
-async def _views_of(tx: Reader, rows: Sequence[OperationRow]) -> list[OperationView]:
-    steps = await _steps(tx, [row.id for row in rows])
-    places = await admission.positions(tx) if any(map(_waits, rows)) else {}
-    return [operation_view(row, steps.get(row.id, ()), places.get(row.id)) for row in rows]
-
-
-def _waits(row: OperationRow) -> bool:
-    return row.state == OperationState.PENDING and row.admitted_at is None
-
-
-async def _steps(tx: Reader, operations: Sequence[str]) -> dict[str, list[OperationStepRow]]:
-    step = OperationStepRow
-    query = select(step).where(step.operation.in_(operations)).order_by(step.position, step.name, step.engine)
-    found: dict[str, list[OperationStepRow]] = {}
-    for row in await tx.session.scalars(query.execution_options(populate_existing=True)):
-        found.setdefault(row.operation, []).append(row)
-    return found
-
-
-def operation_view(
-    row: OperationRow, steps: Sequence[OperationStepRow], queue_position: int | None = None
-) -> OperationView:
-    """The view of an operation's rows."""
-    past_run = row.superseded_runs[-1] if row.superseded_runs else None
-    return OperationView(
-        id=row.id,
-        kind=OperationKind(row.kind),
-        adapter=row.adapter,
-        version=row.version,
-        pool=row.pool,
-        state=OperationState(row.state),
-        steps=tuple(_step_view(step) for step in steps),
-        request=row.request,
-        result=row.result,
-        error=_failure(row.failure),
-        repairs_pending=row.repairs_pending,
-        workflow_id=row.workflow_id,
-        run_id=row.run_id or past_run,
-        epoch=row.epoch,
-        requested_by=row.requested_by,
-        queue_position=queue_position,
-        retry_of=row.retry_of,
-        created_at=row.created_at,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-    )
-
-
-def _step_view(row: OperationStepRow) -> StepReport:
-    return StepReport.model_validate(
-        {
-            "name": row.name,
-            "engine": row.engine,
-            "state": row.state,
-            "attempt": row.attempt,
-            "started_at": row.started_at,
-            "ended_at": row.ended_at,
-            "error": row.failure,
-            "detail": row.detail,
-        }
-    )
-
-
-def _failure(value: dict[str, Any] | None) -> Failure | None:
-    return None if value is None else Failure.model_validate(value)
+    return [operation_view(row) for row in await tx.session.scalars(query)]
 
 
 def about(row: OperationRow) -> dict[str, Any]:

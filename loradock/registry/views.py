@@ -17,6 +17,7 @@ from loradock.core.models import (
     OperationKind,
     OperationState,
     StepReport,
+    StepState,
     VersionState,
 )
 from loradock.core.reconcile import DriftKind
@@ -178,6 +179,9 @@ class OperationView(Model):
     """One requested change and how far it is.
 
     Attributes:
+        steps: at most 1,000, those that matter most (all: `/v1/operations/{operation}/steps`); in a list of operations
+            only such that failed, at most 10.
+        step_counts: how many steps there are in each state; states without any are left out.
         run_id: the run of its workflow that holds it, None before it began.
         epoch: the fencing epoch that it holds.
         repairs_pending: something could not be put back and waits for the reconciler.
@@ -192,6 +196,7 @@ class OperationView(Model):
     pool: str | None
     state: OperationState
     steps: tuple[StepReport, ...] = ()
+    step_counts: dict[StepState, int] = Field(default_factory=dict)
     request: dict[str, Any]
     result: dict[str, Any] | None
     error: Failure | None

@@ -38,6 +38,7 @@ OPERATION_IDS = {
     "list_adapters",
     "get_adapter",
     "list_operations",
+    "list_operation_steps",
     "get_operation",
     "stream_operation_events",
     "abort_operation",

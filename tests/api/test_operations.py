@@ -315,3 +315,35 @@ async def test_a_workflow_that_temporal_does_not_know_leaves_the_end_to_the_swee
     async with client_of(create_app(live_parts)) as client:
         response = await client.post(f"/v1/operations/{run.operation}/abort")
     assert (response.status_code, response.json()["state"]) == (202, "running")
+
+
+# --- Steps ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_list_has_counts_of_steps_and_one_operation_has_the_steps(
+    client: httpx.AsyncClient, world: World, parts: ApiDependencies
+) -> None:
+    run = await world.begun(await publish(world))
+    failed = StepReport(name="load", engine="e0", state=StepState.FAILED, attempt=1)
+    async with parts.database.transaction() as tx:
+        await operation_steps.record_steps(tx, run.operation, [failed])
+    (shown,) = (await client.get("/v1/operations")).json()["items"]
+    assert shown["step_counts"] == {"failed": 1, "pending": 1}
+    assert [step["name"] for step in shown["steps"]] == ["load"]
+    one = (await client.get(f"/v1/operations/{run.operation}")).json()
+    assert [step["name"] for step in one["steps"]] == ["download", "load"]
+    assert one["step_counts"] == shown["step_counts"]
+
+
+async def test_steps_have_a_list_of_their_own(client: httpx.AsyncClient, world: World) -> None:
+    run = await world.begun(await publish(world))
+    path = f"/v1/operations/{run.operation}/steps"
+    first = (await client.get(path, params={"limit": 1})).json()
+    assert [step["name"] for step in first["items"]] == ["download"]
+    rest = (await client.get(path, params={"cursor": first["next"]})).json()
+    assert ([step["name"] for step in rest["items"]], rest["next"]) == (["load"], None)
+    assert (await client.get(path, params={"state": "failed"})).json()["items"] == []
+    assert len((await client.get(path, params={"engine": "e0"})).json()["items"]) == 2
+    assert_problem(await client.get("/v1/operations/op-none/steps"), 404, "operation_not_found")
+    assert_problem(await client.get(path, params={"state": "sleeping"}), 422, "invalid_request")
+    assert_problem(await client.get(path, params={"cursor": "x"}), 422, "invalid_request")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from loradock.cli.failures import ExitCode
@@ -101,6 +102,40 @@ def test_a_thousand_steps_leave_those_that_matter(cli: Cli) -> None:
     assert "engine-900" in shown
     assert "and 990 more" in shown
     assert len(shown.splitlines()) == 11
+
+
+def test_what_the_api_left_out_counts_as_more_too(cli: Cli) -> None:
+    console = Console(width=80, record=True)
+    shown = operation(steps=[step("load", "failed")], step_counts={"failed": 1, "succeeded": 2999})
+    console.print(steps_table(shown))
+    assert "and 2999 more" in console.export_text()
+
+
+def test_ops_shows_how_many_steps_are_done_of_all(
+    cli: Cli, api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    counts = {"failed": 1, "succeeded": 27, "skipped": 2}
+    items = [operation("failed", step_counts=counts), operation("pending")]
+    api.on("GET", "/v1/operations", Reply({"items": items, "next": None}))
+    out = cli("ops").out
+    assert "STEPS" in out
+    assert "27/30" in out
+
+
+def test_ops_steps_goes_through_all_pages(cli: Cli, api: FakeApi) -> None:
+    replies = [
+        Reply({"items": [step("load", "failed", "engine-1")], "next": "c0"}),
+        Reply({"items": [step("verify", "failed", "engine-2")], "next": None}),
+    ]
+    api.on("GET", "/v1/operations/op-1/steps", replies)
+    ran = cli("ops", "steps", "op-1", "--state", "failed")
+    assert "engine-1" in ran.out
+    assert "engine-2" in ran.out
+    assert api.seen[0].query["state"] == "failed"
+    assert api.seen[1].query["cursor"] == "c0"
+    api.on("GET", "/v1/operations/op-1/steps", Reply({"items": [], "next": None}))
+    assert "no steps" in cli("ops", "steps", "op-1").err
 
 
 def test_show_gives_versions_aliases_weights_and_engines(cli: Cli, api: FakeApi) -> None:
