@@ -93,9 +93,9 @@ class CardActivities:
             ready, failed = given.ready, given.failed
             if given.plan.batches:
                 ready, failed = await targets.outcome(tx, given.run)
-            result = await loading.commit_load(tx, given.run, given.plan, ready, failed)
+            await runs.claim(tx, given.run)
             await operation_steps.record_steps(tx, given.run.operation, given.steps)
-        return result
+            return await loading.commit_load(tx, given.run, given.plan, ready, failed)
 
     @activity.defn(name=PLAN_UNLOAD.name)
     async def plan_unload(self, given: PlanUnloadInput) -> UnloadPlan:
@@ -127,9 +127,9 @@ class CardActivities:
     async def commit_unload(self, given: UnloadPlanInput) -> OperationResult:
         """Forget the plan's cards and end the operation."""
         async with self._database.transaction() as tx:
-            result = await unloading.commit_unload(tx, given.run, await _whole(tx, given))
+            await runs.claim(tx, given.run)
             await operation_steps.record_steps(tx, given.run.operation, given.steps)
-        return result
+            return await unloading.commit_unload(tx, given.run, await _whole(tx, given))
 
     @activity.defn(name=MARK_LOST.name)
     async def mark_lost(self, given: MarkLostInput) -> Done:

@@ -22,9 +22,12 @@ _PUT_BACK = (StepState.UNDONE, StepState.SKIPPED)
 async def record_steps(tx: Transaction, operation: str, reports: Iterable[StepReport]) -> None:
     """Take over the workflow's word on steps, in a transaction that has claimed the operation.
 
-    Reports may come twice and late: an ended step never runs again, and an earlier attempt says nothing of a later one.
+    Reports may come twice and late: an ended step never runs again, an earlier attempt says nothing of a later one, and
+    nothing is said of the steps of an operation that has ended.
     """
-    await _upsert(tx, operation, reports, agents=False)
+    row = await tx.session.get(OperationRow, operation)
+    if row is not None and OperationState(row.state).active:
+        await _upsert(tx, operation, reports, agents=False)
 
 
 async def record_progress(tx: Transaction, agent: str, operation: str, report: StepReport) -> None:

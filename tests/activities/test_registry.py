@@ -373,3 +373,19 @@ async def test_where_a_signature_is_required_a_load_without_one_is_refused_befor
     assert (await registry.operation(operation.id)).steps == ()
     # Without the rule it is planned.
     assert await CardActivities(database).plan_load(PlanLoadInput(run=run_of(operation), request=request))
+
+
+async def test_the_end_of_a_load_that_is_told_twice_leaves_its_steps_undone(
+    registry: World, cards: CardActivities, operations: OperationActivities, twice: Twice
+) -> None:
+    await registry.engines("e1")
+    ref = await registry.publish()
+    request = LoadRequest(adapter="greeter", version=ref.version, pool="default")
+    run = run_of(await registry.submit(new_placement(request)))
+    await Bench().run(cards.plan_load, PlanLoadInput(run=run, request=request))
+    end = FinishInput(run=run, state=OperationState.FAILED, failure=FAILURE, steps=(step("load", "e1"),))
+    await twice(operations.finish, end)
+    found = await registry.operation(run.operation)
+    assert {(one.name, one.state) for one in found.steps} == {
+        ("download", "skipped"), ("load", "undone"), ("verify", "skipped"),
+    }  # fmt: skip
