@@ -14,6 +14,7 @@ from sqlalchemy import func, select, text, update
 
 from loradock.core.errors import LoradockError
 from loradock.core.settings import Settings
+from loradock.registry.arrays import is_any_of
 from loradock.registry.audit import SYSTEM_ACTOR
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.tables import ACTIVE, QUEUED, OperationRow
@@ -131,7 +132,7 @@ async def admit_waiting(tx: Transaction, limits: Limits) -> list[str]:
     if not chosen:
         return []
     # One that is aborted in this moment is passed over: it does not wait any more.
-    admitted = update(OperationRow).where(OperationRow.id.in_(chosen), text(QUEUED))
+    admitted = update(OperationRow).where(is_any_of(OperationRow.id, chosen), text(QUEUED))
     done = await tx.session.scalars(
         admitted.values(admitted_at=func.clock_timestamp()).returning(OperationRow.id),
         execution_options={"synchronize_session": False},

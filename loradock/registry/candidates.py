@@ -12,6 +12,7 @@ from loradock.core.models import CardState, OperationKind
 from loradock.core.names import parse_served_name, served_name
 from loradock.core.requests import LoadRequest
 from loradock.registry import deployments, engines
+from loradock.registry.arrays import is_any_of
 from loradock.registry.database import Reader
 from loradock.registry.tables import AgentRow, CardRow, EngineRow, OperationRow, VersionRow
 
@@ -135,7 +136,7 @@ async def _with_slots_given_back(tx: Reader, pool: str, found: list[Candidate]) 
     if not full:
         return found
     query = select(CardRow.engine, CardRow.served_name).join(EngineRow, EngineRow.id == CardRow.engine)
-    query = query.where(CardRow.engine.in_(full), _in_this_life())
+    query = query.where(is_any_of(CardRow.engine, full), _in_this_life())
     carded = {(engine, name) for engine, name in await tx.session.execute(query)}
     bare = {
         name: [resident for resident in row.resident if (name, resident) not in carded]
@@ -156,7 +157,7 @@ async def _unloads(
 ) -> dict[str, datetime | None]:
     """Adapters of which something was or is being unloaded, with when that ended last; None is not yet."""
     query = select(OperationRow.adapter, OperationRow.ended_at).where(
-        OperationRow.adapter.in_(adapters),
+        is_any_of(OperationRow.adapter, adapters),
         OperationRow.pool == pool,
         OperationRow.kind == OperationKind.UNLOAD,
         or_(OperationRow.ended_at.is_(None), OperationRow.ended_at > since),

@@ -7,6 +7,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 
 from loradock.core.reconcile import DriftKind, ForeignPolicy, ReconcileRules
+from loradock.registry.arrays import is_any_of
 from loradock.registry.comparing import Difference
 from loradock.registry.database import Reader, Transaction
 from loradock.registry.tables import DriftRow
@@ -42,7 +43,7 @@ async def note(
     stale = [*gone, *anew]
     if stale:
         await tx.session.execute(
-            delete(DriftRow).where(DriftRow.engine == engine, DriftRow.served_name.in_(stale)),
+            delete(DriftRow).where(DriftRow.engine == engine, is_any_of(DriftRow.served_name, stale)),
             execution_options={"synchronize_session": False},
         )
     new = [
@@ -51,7 +52,7 @@ async def note(
         if name not in rows or name in anew
     ]
     if new:
-        await tx.session.execute(insert(DriftRow).values(new).on_conflict_do_nothing())
+        await tx.session.execute(insert(DriftRow).on_conflict_do_nothing(), new)
     return {name: row for name, row in (await of_engine(tx, engine)).items() if name in differences}
 
 

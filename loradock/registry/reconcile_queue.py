@@ -8,6 +8,7 @@ from sqlalchemy import case, func, select, union, update
 from sqlalchemy.dialects.postgresql import insert
 
 from loradock.core.models import StepState
+from loradock.registry.arrays import is_any_of, rows_of
 from loradock.registry.database import Transaction
 from loradock.registry.engines import is_alive
 from loradock.registry.tables import EngineRow, OperationRow, OperationStepRow, ReconciliationRow
@@ -29,11 +30,13 @@ async def want(tx: Transaction, reasons: Mapping[str, str], *, clock_from_now: b
     if not reasons:
         return
     row = ReconciliationRow
-    values = [
-        {"engine": engine, "reason": reason, "wanted_since": func.now(), "due_at": func.now()}
-        for engine, reason in sorted(reasons.items())
-    ]
-    statement = insert(row).values(values)
+    names = sorted(reasons)
+    asked = rows_of(engine=names, reason=[reasons[name] for name in names])
+    statement = insert(row).from_select(
+        ["engine", "reason", "wanted_since", "due_at"],
+        select(asked.c.engine, asked.c.reason, func.now(), func.now()).order_by(asked.c.engine),
+        include_defaults=False,
+    )
     since = func.now() if clock_from_now else func.coalesce(row.wanted_since, func.now())
     await tx.session.execute(
         statement.on_conflict_do_update(
@@ -66,7 +69,7 @@ async def want_after(tx: Transaction, operation: OperationRow, *, troubled: Iter
         .join(EngineRow, EngineRow.id == row.engine)
         .where(row.wanted_since.is_not(None), EngineRow.pool == operation.pool)
     )
-    asked = select(EngineRow.id).where(EngineRow.id.in_([*troubled]))
+    asked = select(EngineRow.id).where(is_any_of(EngineRow.id, troubled))
     concerned = union(waiting, select(step.engine).where(touched), asked).subquery()
     engines = await tx.session.scalars(select(EngineRow.id).where(EngineRow.id.in_(select(concerned))))
     await want(tx, dict.fromkeys(engines, f"{operation.kind} {operation.id} ended as {operation.state}"))
@@ -94,7 +97,7 @@ async def delay(tx: Transaction, engines: Iterable[str], seconds: float) -> None
     row = ReconciliationRow
     due = func.clock_timestamp() + timedelta(seconds=seconds)
     await tx.session.execute(
-        update(row).where(row.engine.in_([*engines])).values(due_at=case((row.due_at.is_not(None), due))),
+        update(row).where(is_any_of(row.engine, engines)).values(due_at=case((row.due_at.is_not(None), due))),
         execution_options={"synchronize_session": False},
     )
 

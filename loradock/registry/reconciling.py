@@ -11,6 +11,7 @@ from loradock.core.reconcile import EngineObservation, Look, Looked, ReconcileRu
 from loradock.core.requests import EngineTarget
 from loradock.core.signatures import SignatureRules
 from loradock.registry import drift, repairs
+from loradock.registry.arrays import is_any_of
 from loradock.registry.audit import SYSTEM_ACTOR
 from loradock.registry.comparing import Difference, compare
 from loradock.registry.database import Reader, Transaction
@@ -169,7 +170,9 @@ class _Comparison:
 
     async def _known_operations(self) -> set[str]:
         named = {one.operation for one in self._seen.held}
-        return set(await self._tx.session.scalars(select(OperationRow.id).where(OperationRow.id.in_(named))))
+        return set(
+            await self._tx.session.scalars(select(OperationRow.id).where(is_any_of(OperationRow.id, named)))
+        )
 
     async def _forget_strays(
         self,
@@ -205,7 +208,7 @@ async def _busy(tx: Reader, adapters: Collection[str]) -> set[tuple[str, str | N
     """Adapter and pool of every operation that holds where one of the adapters is served."""
     row = OperationRow
     query = select(row.adapter, row.pool).where(
-        IS_ACTIVE, row.adapter.in_(adapters), row.kind != OperationKind.PUBLISH
+        IS_ACTIVE, is_any_of(row.adapter, adapters), row.kind != OperationKind.PUBLISH
     )
     return {(adapter, pool) for adapter, pool in await tx.session.execute(query)}
 

@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from loradock.core.errors import LoradockError
 from loradock.core.models import VersionState
+from loradock.registry.arrays import rows_of
 from loradock.registry.audit import SYSTEM_ACTOR
 from loradock.registry.database import Transaction
 from loradock.registry.references import is_named
@@ -37,19 +38,19 @@ async def mark(tx: Transaction, stored: Collection[str], grace_seconds: float) -
         The digests that have been marked for longer than the grace period, or whose deletion was begun.
     """
     tombstone = ArtifactTombstoneRow
-    referenced = set(await tx.session.scalars(select(VersionRow.digest).where(_refers()).distinct()))
-    unreferenced = sorted(set(stored) - referenced)
-    if unreferenced:
-        rows = [{"digest": digest} for digest in unreferenced]
-        made = insert(tombstone).values(rows)
-        again = made.on_conflict_do_update(
-            index_elements=[tombstone.digest],
-            set_={"marked_at": func.now(), "deleting_at": None, "deleted_at": None},
-            where=tombstone.deleted_at.is_not(None),  # deleted once, and somebody put bytes there again
-        )
-        await tx.session.execute(again)
+    there = rows_of(digest=sorted(set(stored))).c.digest
+    unreferenced = select(there).where(~exists().where(VersionRow.digest == there, _refers())).order_by(there)
+    made = insert(tombstone).from_select(["digest"], unreferenced, include_defaults=False)
+    again = made.on_conflict_do_update(
+        index_elements=[tombstone.digest],
+        set_={"marked_at": func.now(), "deleting_at": None, "deleted_at": None},
+        where=tombstone.deleted_at.is_not(None),  # deleted once, and somebody put bytes there again
+    )
+    await tx.session.execute(again)
+    referenced = exists().where(VersionRow.digest == tombstone.digest, _refers())
     await tx.session.execute(
-        delete(tombstone).where(tombstone.digest.in_(referenced), tombstone.deleting_at.is_(None))
+        delete(tombstone).where(referenced, tombstone.deleting_at.is_(None)),
+        execution_options={"synchronize_session": False},
     )
     old = tombstone.marked_at <= func.now() - timedelta(seconds=grace_seconds)
     due = select(tombstone.digest).where(
