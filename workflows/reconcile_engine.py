@@ -45,6 +45,10 @@ class ReconcileResult(Model):
     failed: int
 
 
+WINDS_DOWN = "reconcile-winds-down"
+"""The patch since which a run with a long history begins no further look; a run from before goes on as it began."""
+
+
 @workflow.defn(name="ReconcileEngine")
 class ReconcileEngine:
     """begin a look → ask the engine → compare, withdraw what is not so → repair what differs, each by itself → end it.
@@ -65,7 +69,7 @@ class ReconcileEngine:
 
     @workflow.signal
     def look_again(self) -> None:
-        """Something has changed: do not end before another look, and do not wait for repairs that run."""
+        """Something has changed: do not end before another look, nor wait for repairs that run; see `_ends_soon`."""
         self._again = True
 
     @workflow.run
@@ -90,8 +94,9 @@ class ReconcileEngine:
             for repair in looked.repairs:
                 self._under_way[repair.served_name] = asyncio.create_task(self._repair(repair, look))
             await workflow.wait_condition(lambda: self._again or not self._under_way)
-            if self._again:
+            if self._again and not _ends_soon():
                 continue
+            await workflow.wait_condition(lambda: not self._under_way)
             ended = EndLookInput(look=look, waits=looked.waits, failure=failure, run_id=self._run_id)
             end = await call(END_LOOK, ended, REGISTRY, summary="end the look")
             if not self._again or workflow.info().is_continue_as_new_suggested():
@@ -162,3 +167,8 @@ class ReconcileEngine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _ends_soon() -> bool:
+    """Whether the history is so long that what comes now is the next run's: the queue begins it when this one has ended."""
+    return workflow.info().is_continue_as_new_suggested() and workflow.patched(WINDS_DOWN)

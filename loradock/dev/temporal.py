@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loradock.core.errors import LoradockError
@@ -53,6 +53,7 @@ def temporal_spec(
     search_attributes: Sequence[tuple[str, str]] = (),
     durable: bool = True,
     name: str = "temporal",
+    dynamic: Mapping[str, str] | None = None,
 ) -> ChildSpec:
     """The server's process.
 
@@ -60,6 +61,7 @@ def temporal_spec(
         folder: where its database lies.
         search_attributes: (name, type) of those to register; types as the CLI knows them, e.g. `Keyword`.
         durable: False keeps everything in memory: tests.
+        dynamic: further dynamic configuration: key to value as JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
     command = [str(find_temporal()), "server", "start-dev", "--ip", "127.0.0.1", "--port", str(port)]
@@ -68,7 +70,7 @@ def temporal_spec(
     if durable:
         command += ["--db-filename", str(folder / "temporal.sqlite")]
         command += ["--sqlite-pragma", "journal_mode=wal", "--sqlite-pragma", "synchronous=normal"]
-    for key, value in _DYNAMIC.items():
+    for key, value in {**_DYNAMIC, **(dynamic or {})}.items():
         command += ["--dynamic-config-value", f"{key}={value}"]
     for attribute, kind in search_attributes:
         command += ["--search-attribute", f"{attribute}={kind}"]

@@ -136,6 +136,14 @@ async def bench(temporal_dev_server: str) -> Bench:
 
 
 @pytest.fixture
+async def impatient_bench(impatient_temporal: str) -> Bench:
+    """A server that asks for a new run early."""
+    client = await Client.connect(impatient_temporal, data_converter=pydantic_data_converter)
+    await search_attributes.register(client)
+    return Bench(client)
+
+
+@pytest.fixture
 async def skipping_bench() -> AsyncIterator[Bench]:
     """The time-skipping server: timeouts of hours pass at once."""
     environment = await WorkflowEnvironment.start_time_skipping(

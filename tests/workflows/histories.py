@@ -1,7 +1,8 @@
 """Saves a history of each workflow, for the replay tests:
 
-    python -m tests.workflows.histories HOST:PORT [reconcile|collect]
+    python -m tests.workflows.histories HOST:PORT [reconcile|collect|long]
 
+`long` needs a server that finds a history long early: `--dynamic-config-value limit.historyCount.suggestContinueAsNew=30`.
 Run it against a dev server after a workflow's commands have changed on purpose, and say so in the commit. Histories of
 versions that may still be running are kept beside the new ones.
 """
@@ -13,7 +14,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from loradock.core.ids import LIFECYCLE_QUEUE
@@ -85,6 +86,31 @@ async def save_reconciliations(bench: Bench) -> list[str]:
         )
         await handle.result()
     return [*saved, await _save(bench.client, handle.id, "scan-fleet")]
+
+
+async def save_long(bench: Bench) -> list[str]:
+    """ReconcileEngine with a repair that lasts while causes come, until its history is long."""
+    world = World()
+    there = world.hang("download_adapter", times=1)
+    async with bench.workers(world):
+        handle = await bench.reconcile("engine-1")
+        await there.wait()
+        for _ in range(4):
+            await handle.signal("look_again")
+            await waits_for_its_repair(handle)
+        world.released.set()
+        await handle.result()
+    return [await _save(bench.client, handle.id, "reconcile-long")]
+
+
+async def waits_for_its_repair(handle: WorkflowHandle[Any, Any]) -> None:
+    """Return when the workflow waits for nothing but one activity."""
+    async with asyncio.timeout(30):
+        while True:
+            found = (await handle.describe()).raw_description
+            if len(found.pending_activities) == 1 and not found.HasField("pending_workflow_task"):
+                return
+            await asyncio.sleep(0.02)
 
 
 async def save_collections(bench: Bench) -> list[str]:
@@ -171,7 +197,7 @@ async def main() -> None:
     client = await Client.connect(
         sys.argv[1], data_converter=pydantic_data_converter, identity="loradock-tests"
     )
-    parts = {"reconcile": save_reconciliations, "collect": save_collections}
+    parts = {"reconcile": save_reconciliations, "collect": save_collections, "long": save_long}
     names = await parts[sys.argv[2]](Bench(client)) if sys.argv[2:] else await save(client)
     for name in names:
         print(name)

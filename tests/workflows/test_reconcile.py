@@ -7,6 +7,7 @@ from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 
 from loradock.core.models import VersionRef
 from tests.workflows.conftest import Bench
+from tests.workflows.histories import waits_for_its_repair
 from tests.workflows.world import DIGEST, REF, World
 
 ENGINE = "engine-1"
@@ -59,6 +60,32 @@ async def test_a_signal_has_it_look_again_while_a_repair_still_runs(bench: Bench
         result = await handle.result()
     assert (result["as_wanted"], result["looks"], result["repaired"]) == (True, 2, 2)
     assert len(world.ended_looks) == 1
+
+
+@pytest.mark.parametrize("cached", [100, 0])
+async def test_when_its_history_is_long_it_looks_no_more_and_ends_with_the_repairs_that_run(
+    impatient_bench: Bench, cached: int
+) -> None:
+    world = World()
+    there = world.hang("download_adapter", served_name="greeter@1", times=1)
+    async with impatient_bench.workers(world, cached=cached):
+        handle = await impatient_bench.reconcile(ENGINE)
+        await there.wait()
+        looks = []
+        for _ in range(20):
+            await handle.signal("look_again")
+            await waits_for_its_repair(handle)
+            looks.append(world.calls.count(f"begin_look:{ENGINE}"))
+        assert 1 < looks[-1] == looks[10], looks
+        poet = _also_wanted(world, "poet", 8)
+        world.released.set()
+        result = await handle.result()
+        assert (result["looks"], result["repaired"]) == (looks[-1], 1)
+        assert len(world.ended_looks) == 1
+        # What came meanwhile is the next run's.
+        assert (ENGINE, poet.served_name) not in world.state.cards
+        assert (await (await impatient_bench.reconcile(ENGINE)).result())["as_wanted"]
+        assert world.state.cards[ENGINE, poet.served_name] == "serving"
 
 
 async def test_what_is_wanted_no_more_when_it_is_there_is_taken_back(bench: Bench) -> None:

@@ -28,7 +28,7 @@ def test_every_workflow_and_ending_has_a_saved_history() -> None:
         for kind in ("publish", "load", "unload", "wide-load", "wide-unload")
         for ending in ("succeeds", "fails", "is-cancelled")
     }
-    wanted |= {f"reconcile-{ending}" for ending in ("succeeds", "fails", "is-cancelled")}
+    wanted |= {f"reconcile-{ending}" for ending in ("succeeds", "fails", "is-cancelled", "long")}
     wanted |= {"publish-succeeds-upload", "recover-load", "collect-succeeds", "collect-fails", "scan-fleet"}
     assert wanted | {"wide-recover-load"} <= names
 
