@@ -1,6 +1,8 @@
 """Forgetting an engine that is gone for good: its cards, what was found at it, and the wish to have anything there."""
 
-from sqlalchemy import ColumnElement, delete, exists, func, select
+from typing import Final
+
+from sqlalchemy import ColumnElement, delete, exists, func, select, text
 
 from loradock.core.errors import LoradockError
 from loradock.core.models import CardState
@@ -41,6 +43,7 @@ async def remove_engine(tx: Transaction, engine: str, actor: str) -> RemovedEngi
     )
     cards = tuple(sorted(lost))
     unwanted = await _want_nothing_there(tx, engine, actor)
+    await tx.session.execute(_KEEP_COUNTS, {"engine": engine})
     for table in (DriftRow, ReconciliationRow):
         await tx.session.execute(delete(table).filter_by(engine=engine), execution_options=_NO_SYNC)
     await heal_operations(tx, engine)  # those that waited for its repair alone
@@ -53,6 +56,19 @@ async def remove_engine(tx: Transaction, engine: str, actor: str) -> RemovedEngi
     return RemovedEngine(
         id=engine, pool=row.pool, agent=row.agent, agent_removed=agent_removed, cards=cards, unwanted=unwanted
     )
+
+
+_KEEP_COUNTS: Final = text(
+    """
+    INSERT INTO past_reconciliations AS past (repaired, failed, converged, converge_seconds)
+    SELECT repaired, failed, converged, converge_seconds FROM reconciliations WHERE engine = :engine
+    ON CONFLICT (single) DO UPDATE SET
+        repaired = past.repaired + excluded.repaired,
+        failed = past.failed + excluded.failed,
+        converged = past.converged + excluded.converged,
+        converge_seconds = past.converge_seconds + excluded.converge_seconds
+    """
+)
 
 
 async def _lock_gone(tx: Transaction, engine: str) -> EngineRow:

@@ -13,7 +13,7 @@ from loradock.registry.lease_keeping import lease_holds
 from loradock.registry.tables import ACTIVE, QUEUED, EngineRow
 
 HEARD_OF_WITHIN: Final = timedelta(days=1)
-"""Engines and hosts whose lease ran out longer ago are counted nowhere: nobody takes dead ones out of the registry."""
+"""Engines and hosts whose lease ran out longer ago are counted nowhere: dead ones stay until somebody removes them."""
 
 
 class ActiveOperations(Model):
@@ -89,7 +89,7 @@ class Reconciliations(Model):
     """All engines' reconciliation together.
 
     Attributes:
-        repaired, failed: repairs since the beginning.
+        repaired, failed: repairs since the beginning, those on engines that were removed among them.
         converged: how often an engine that differed came to what is wanted; `converge_seconds`, in what time in all.
         differing: engines that differ now, or may.
         overdue_seconds: by how long the look that has waited longest is late.
@@ -166,14 +166,19 @@ _FIGURES_OF_FLEET: Final = text(
         SELECT kind AS name, count(*) AS count FROM drifts GROUP BY kind
     ), upload_counts AS (
         SELECT state AS name, count(*) AS count FROM uploads WHERE state <> 'ended' GROUP BY state
-    ), repairs AS (
-        SELECT coalesce(sum(repaired), 0) AS repaired, coalesce(sum(failed), 0) AS failed,
-            coalesce(sum(converged), 0) AS converged, coalesce(sum(converge_seconds), 0) AS converge_seconds,
-            count(*) FILTER (WHERE wanted_since IS NOT NULL AND fleet.status = 'alive') AS differing,
+    ), queue AS (
+        SELECT count(*) FILTER (WHERE wanted_since IS NOT NULL AND fleet.status = 'alive') AS differing,
             greatest(0, coalesce(
                 extract(epoch FROM clock_timestamp() - min(due_at) FILTER (WHERE fleet.status = 'alive')), 0
             )) AS overdue_seconds
         FROM reconciliations LEFT JOIN fleet ON fleet.id = reconciliations.engine
+    ), done AS (
+        SELECT coalesce(sum(repaired), 0) AS repaired, coalesce(sum(failed), 0) AS failed,
+            coalesce(sum(converged), 0) AS converged, coalesce(sum(converge_seconds), 0) AS converge_seconds
+        FROM (
+            SELECT repaired, failed, converged, converge_seconds FROM reconciliations
+            UNION ALL SELECT repaired, failed, converged, converge_seconds FROM past_reconciliations
+        ) AS ever
     ), shown AS MATERIALIZED (
         SELECT * FROM fleet WHERE (SELECT count(*) FROM fleet) <= :most_engines
     ), engine_figures AS (
@@ -201,7 +206,7 @@ _FIGURES_OF_FLEET: Final = text(
             SELECT count(*) FROM fleet
             WHERE lease_until BETWEEN clock_timestamp() AND clock_timestamp() + :ending_within
         ),
-        'reconciliations', (SELECT row_to_json(one) FROM repairs AS one),
+        'reconciliations', (SELECT row_to_json(one) FROM (SELECT * FROM queue, done) AS one),
         'engines', (SELECT coalesce(json_agg(one), '[]') FROM engine_figures AS one),
         'hosts', (SELECT coalesce(json_agg(one), '[]') FROM host_figures AS one)
     )::text)

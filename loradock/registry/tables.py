@@ -405,6 +405,19 @@ class ReconciliationRow(Base):
     last_converge_seconds: Mapped[float | None]
 
 
+class PastReconciliationsRow(Base):
+    """One row: what the reconciler did on engines that were removed. Its counts must not go down with them."""
+
+    __tablename__ = "past_reconciliations"
+    __table_args__ = (CheckConstraint("single", name="single"),)
+
+    single: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    repaired: Mapped[int] = mapped_column(BigInteger)
+    failed: Mapped[int] = mapped_column(BigInteger)
+    converged: Mapped[int] = mapped_column(BigInteger)
+    converge_seconds: Mapped[float]
+
+
 class DriftRow(Base):
     """One difference between an engine and what is wanted of it, as the last look found it.
 

@@ -1,4 +1,5 @@
-"""Ended operations by kind and state, counted and timed from an index alone: for the metrics.
+"""For the metrics: ended operations are counted and timed from an index alone, and what the reconciler did on an engine
+counts on when the engine is removed.
 
 Revision: 0013, after 0012.
 """
@@ -24,7 +25,18 @@ def upgrade() -> None:
         postgresql_include=["created_at", "ended_at"],
         postgresql_where=sa.text("ended_at IS NOT NULL"),
     )
+    op.create_table(
+        "past_reconciliations",
+        sa.Column("single", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column("repaired", sa.BigInteger(), nullable=False),
+        sa.Column("failed", sa.BigInteger(), nullable=False),
+        sa.Column("converged", sa.BigInteger(), nullable=False),
+        sa.Column("converge_seconds", sa.Float(), nullable=False),
+        sa.CheckConstraint("single", name=op.f("ck_past_reconciliations_single")),
+        sa.PrimaryKeyConstraint("single", name=op.f("pk_past_reconciliations")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("past_reconciliations")
     op.drop_index(_INDEX, table_name="operations")

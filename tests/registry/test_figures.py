@@ -8,7 +8,7 @@ from sqlalchemy import text, update
 from loradock.core.models import OperationState
 from loradock.core.requests import CacheReport
 from loradock.core.uploads import UploadState
-from loradock.registry import agents, figures, uploads
+from loradock.registry import agents, engine_removal, figures, uploads
 from loradock.registry.database import Database
 from loradock.registry.figures import Figures
 from loradock.registry.lease_keeping import note_presence
@@ -146,6 +146,19 @@ async def test_drift_and_repairs_are_counted_and_the_time_until_an_engine_is_as_
     assert (done.repaired, done.failed, done.converged, done.differing) == (1, 1, 1, 0)
     assert 60 <= done.converge_seconds < 600
     assert (found.drifts, found.engines[0].drifts, found.engines[0].differs_seconds) == ((), 0, 0)
+
+
+async def test_what_was_repaired_on_an_engine_that_is_removed_counts_on(world: World) -> None:
+    await world.engines("e1", "e2", "e3")
+    counts = {"repaired": 3, "failed": 2, "converged": 1, "converge_seconds": 1.5}
+    await change(world.database, update(ReconciliationRow).values(**counts))
+    for engine in ("e1", "e2"):
+        past = update(EngineRow).where(EngineRow.id == engine)
+        await change(world.database, past.values(lease_until=text("now() - interval '1 hour'")))
+        async with world.database.transaction() as tx:
+            await engine_removal.remove_engine(tx, engine, "alice")
+    done = (await read(world.database)).reconciliations
+    assert done.model_dump(include=set(counts)) == {name: 3 * count for name, count in counts.items()}
 
 
 async def test_a_look_that_is_late_shows_by_how_much(world: World) -> None:
