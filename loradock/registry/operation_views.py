@@ -25,8 +25,6 @@ _MATTERS: Final = (
     StepState.SKIPPED,
 )
 
-Counts = Mapping[StepState, int]
-
 
 async def with_steps(tx: Reader, row: OperationRow) -> OperationView:
     """One operation with its steps: at most `STEPS_SHOWN`."""
@@ -36,7 +34,7 @@ async def with_steps(tx: Reader, row: OperationRow) -> OperationView:
     most = query.order_by(matters, step.position, step.name, step.engine).limit(STEPS_SHOWN)
     found = await tx.session.scalars(most.execution_options(populate_existing=True))
     steps = sorted(found, key=lambda one: (one.position, one.name, one.engine))
-    counts = (await _counts(tx, [row.id])).get(row.id, {})
+    counts = (await count_steps(tx, [row.id])).get(row.id, {})
     places = await _places(tx, [row])
     return operation_view(row, steps, counts, places.get(row.id))
 
@@ -44,7 +42,8 @@ async def with_steps(tx: Reader, row: OperationRow) -> OperationView:
 async def in_a_list(tx: Reader, query: Select[OperationRow]) -> list[OperationView]:
     """Many operations, each with the counts of its steps and the first of those that failed."""
     rows = (await tx.session.scalars(query)).all()
-    counts = await _counts(tx, [row.id for row in rows])
+    counts = {row.id: row.step_counts for row in rows if row.step_counts is not None}
+    counts |= await count_steps(tx, [row.id for row in rows if row.id not in counts])
     failed = await _failed(tx, [name for name, states in counts.items() if states.get(StepState.FAILED)])
     places = await _places(tx, rows)
     return [
@@ -53,12 +52,15 @@ async def in_a_list(tx: Reader, query: Select[OperationRow]) -> list[OperationVi
     ]
 
 
-async def _counts(tx: Reader, operations: Sequence[str]) -> dict[str, dict[StepState, int]]:
+async def count_steps(tx: Reader, operations: Sequence[str]) -> dict[str, dict[str, int]]:
+    """How many steps of each of these operations are in which state; nothing for one without any."""
+    if not operations:
+        return {}
     step = OperationStepRow
     query = select(step.operation, step.state, func.count()).where(step.operation.in_(operations))
-    found: dict[str, dict[StepState, int]] = {}
+    found: dict[str, dict[str, int]] = {}
     for operation, state, count in await tx.session.execute(query.group_by(step.operation, step.state)):
-        found.setdefault(operation, {})[StepState(state)] = count
+        found.setdefault(operation, {})[state] = count
     return found
 
 
@@ -97,7 +99,7 @@ async def _places(tx: Reader, rows: Sequence[OperationRow]) -> Mapping[str, int]
 def operation_view(
     row: OperationRow,
     steps: Sequence[OperationStepRow] = (),
-    counts: Counts | None = None,
+    counts: Mapping[str, int] | None = None,
     queue_position: int | None = None,
 ) -> OperationView:
     """The view of an operation's rows."""
@@ -110,7 +112,7 @@ def operation_view(
         pool=row.pool,
         state=OperationState(row.state),
         steps=tuple(step_view(step) for step in steps),
-        step_counts=dict(counts or {}),
+        step_counts={StepState(state): count for state, count in (counts or {}).items()},
         request=row.request,
         result=row.result,
         error=_failure(row.failure),

@@ -18,6 +18,7 @@ from loradock.core.models import (
 from loradock.core.requests import OperationResult
 from loradock.registry import reconcile_queue
 from loradock.registry.database import Transaction
+from loradock.registry.operation_views import count_steps
 from loradock.registry.operations import about, busy, get_operation, lock_holder, not_found
 from loradock.registry.tables import CardRow, OperationRow, OperationStepRow
 from loradock.registry.views import OperationView
@@ -116,6 +117,7 @@ async def _adopt(tx: Transaction, row: OperationRow, run: RunRef) -> None:
 def _run_again(row: OperationRow) -> None:
     row.state = OperationState.RUNNING
     row.ended_at, row.failure, row.result, row.repairs_pending = None, None, None, False
+    row.step_counts = None
 
 
 def _try_again() -> LoradockError:
@@ -234,6 +236,7 @@ async def end(
         # What was done on single engines has been put back; where it could not be, nobody knows here on which.
         done = (step.operation == row.id) & (step.engine != "") & (step.state == StepState.SUCCEEDED)
         await tx.session.execute(update(step).where(done).values(state=StepState.UNDONE))
+    row.step_counts = (await count_steps(tx, [row.id])).get(row.id, {})
     detail: dict[str, Any] = {"message": failure.message} if failure else {}
     tx.audit(f"{row.kind}.{state}", **about(row), outcome=failure.code if failure else "ok", **detail)
     await reconcile_queue.want_after(tx, row, troubled=result.failed_engines if result else ())

@@ -452,6 +452,7 @@ class OperationRow(Base):
     """A requested change: lock and outbox in one.
 
     Attributes:
+        step_counts: how many of its steps are in which state, once it has ended: then they stay so.
         admitted_at: since when it may be started; None while it waits in the queue.
         retry_of: the operation that it does again where that failed.
     """
@@ -487,6 +488,7 @@ class OperationRow(Base):
     request: Mapped[Json]
     result: Mapped[Json | None]
     failure: Mapped[Json | None]
+    step_counts: Mapped[Json | None]
     repairs_pending: Mapped[bool] = mapped_column(server_default=text("false"))
     requested_by: Mapped[str]
     epoch: Mapped[int] = mapped_column(BigInteger, FENCING_EPOCHS, server_default=FENCING_EPOCHS.next_value())

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 import pytest
+from sqlalchemy import update
 
 from loradock.core.errors import LoradockError
-from loradock.core.models import Failure, RunRef, StepReport, StepState
+from loradock.core.models import Failure, OperationState, RunRef, StepReport, StepState
 from loradock.registry import operation_steps, operations, runs
 from loradock.registry.operation_views import FAILED_SHOWN, STEPS_SHOWN
+from loradock.registry.tables import OperationRow
 from loradock.registry.views import OperationView, Page
 from tests.registry.test_indexes import statements
 from tests.registry.world import World, new_publish
@@ -113,3 +115,27 @@ async def test_steps_of_no_operation_and_after_no_cursor_of_ours_are_refused(wor
         with pytest.raises(LoradockError) as caught:
             await steps(world, operation, cursor=cursor)
         assert caught.value.code == code
+
+
+async def test_the_counts_of_an_ended_operation_are_kept_and_a_reset_begins_them_anew(world: World) -> None:
+    run = await wide(world, "greeter", 30, {7: StepState.FAILED, 8: StepState.RUNNING})
+    await world.finish(run)
+    async with statements(world.database) as seen:
+        ended = (await listed(world))["greeter"]
+    assert not [one for one, _ in seen if "count(" in one]
+    assert ended.step_counts == (await world.operation(run.operation)).step_counts
+    assert ended.step_counts == {"undone": 29, "failed": 1}
+    again = run.model_copy(update={"run_id": "run-2"})
+    async with world.database.transaction() as tx:
+        await runs.claim(tx, again)
+    assert (await listed(world))["greeter"].step_counts == {"pending": 30}
+
+
+async def test_an_operation_that_ended_before_counts_were_kept_is_counted_when_it_is_listed(
+    world: World,
+) -> None:
+    run = await wide(world, "greeter", 3, {})
+    await world.finish(run, OperationState.SUCCEEDED)
+    async with world.database.transaction() as tx:
+        await tx.session.execute(update(OperationRow).values(step_counts=None))
+    assert (await listed(world))["greeter"].step_counts == {"succeeded": 3}
