@@ -64,7 +64,10 @@ class RunningStack:
         self.stack = Stack(options, self.events.append)
         self._loop = asyncio.new_event_loop()
         self._temporal: Client | None = None
-        self._http = httpx.Client(timeout=WAIT_SECONDS, trust_env=False)
+        # No connection is kept: one that the server closes just when it is used again says nothing of the service.
+        self._http = httpx.Client(
+            timeout=WAIT_SECONDS, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        )
 
     def start(self) -> None:
         self._do(self.stack.start())
