@@ -38,6 +38,7 @@ class VllmOptions:
         arguments: more of vLLM's own options.
         ranks: data parallel ranks; vLLM starts as many API server processes.
         variables: more environment variables.
+        stock: without anything of ours; adapters change by vLLM's own routes.
     """
 
     name: str
@@ -52,6 +53,7 @@ class VllmOptions:
     arguments: tuple[str, ...] = ()
     ranks: int = 1
     variables: Mapping[str, str] = field(default_factory=dict)
+    stock: bool = False
 
 
 def vllm_spec(environment: EngineEnvironment, options: VllmOptions) -> ChildSpec:
@@ -59,8 +61,9 @@ def vllm_spec(environment: EngineEnvironment, options: VllmOptions) -> ChildSpec
     command = [str(environment.python), "-P", *_server(options.ranks)]
     command += ["--host", "127.0.0.1", "--port", str(options.port)]
     command += ["--model", str(options.model), "--served-model-name", options.model_name]
-    command += ["--middleware", f"{EXTENSION}.LoradockMiddleware"]
-    if options.stages_loads:
+    if not options.stock:
+        command += ["--middleware", f"{EXTENSION}.LoradockMiddleware"]
+    if options.stages_loads and not options.stock:
         command += ["--worker-extension-cls", f"{EXTENSION}.worker.WorkerExtension"]
     command += ["--enable-lora", "--max-loras", str(MAX_LORAS), "--max-cpu-loras", "8"]
     command += ["--max-lora-rank", str(MAX_LORA_RANK), "--enforce-eager", "--dtype", "float32"]
@@ -74,7 +77,11 @@ def vllm_spec(environment: EngineEnvironment, options: VllmOptions) -> ChildSpec
             **_QUICK,
             "PYTHONPATH": str(options.extension),
             "TMPDIR": str(options.temporary),
-            "LORADOCK_EXTENSION_TOKEN_FILE": str(options.token_file),
+            **(
+                {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+                if options.stock
+                else {"LORADOCK_EXTENSION_TOKEN_FILE": str(options.token_file)}
+            ),
             **options.variables,
         },
         ready=lambda: http_answers(f"http://127.0.0.1:{options.port}/health"),

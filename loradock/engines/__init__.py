@@ -1,4 +1,4 @@
-"""Engines: what can be asked of one, the driver for vLLM, and a simulated one."""
+"""Engines: what can be asked of one, the drivers for vLLM with our extension and without, and a simulated one."""
 
 from loradock.engines.protocol import (
     AdapterReport,
@@ -15,6 +15,7 @@ from loradock.engines.protocol import (
     UnloadCommand,
     UnloadResult,
 )
+from loradock.engines.stock import StockOptions, StockVllmEngine
 from loradock.engines.vllm import VllmEngine
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "ProbeResult",
     "ResumeCommand",
     "ResumeResult",
+    "StockOptions",
+    "StockVllmEngine",
     "UnloadCommand",
     "UnloadResult",
     "VllmEngine",

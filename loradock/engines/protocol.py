@@ -7,6 +7,10 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from loradock.core.models import Digest, Model, RunRef, VersionRef
+from loradock.core.promises import EnginePromise
+
+UNKNOWN_DIGEST = f"sha256:{'0' * 64}"
+"""Stands for weights of which nothing tells what they are: it equals no version's digest."""
 
 MAX_WAIT_SECONDS = 30.0
 """The longest single wait that a call to an engine may ask for."""
@@ -31,8 +35,8 @@ class EngineVersion(Received):
     """What the engine is.
 
     Attributes:
-        kind: `vllm` or `simulated`.
-        tested: whether the extension was tested with this version on this device.
+        kind: `vllm` (through the extension), `stock-vllm` or `simulated`.
+        tested: whether the extension, or the driver for stock vLLM, was tested with this version.
     """
 
     kind: str
@@ -41,12 +45,14 @@ class EngineVersion(Received):
 
 
 class AdapterReport(Received):
-    """One adapter that the extension loaded.
+    """One adapter that was loaded.
 
     Attributes:
-        in_flight: requests that run now.
-        resident: whether the engine itself lists it.
-        operation: the operation that loaded it.
+        digest: `UNKNOWN_DIGEST` when nothing tells it.
+        int_id: 0 when nothing tells it.
+        in_flight: requests that run now; None when the engine does not count them (`drain_count`).
+        resident: whether the engine itself lists it; without `residency_check`, whether it lists the name or drains it.
+        operation: the operation that loaded it; empty when that is not known.
         epoch: the highest epoch seen for the name.
     """
 
@@ -55,7 +61,7 @@ class AdapterReport(Received):
     int_id: int
     path: str
     state: AdapterState
-    in_flight: int
+    in_flight: int | None
     resident: bool
     operation: str
     epoch: int
@@ -69,8 +75,10 @@ class EngineState(Received):
         incarnation: new at every start of the engine.
         max_loras: adapter slots; `usable_slots` of them can be used without harm, `free_slots` are free.
         foreign_int_ids: resident ids that the extension did not load.
-        in_flight_base: running requests that use none of the adapters.
-        base_config: part of the base model's `config.json`; None from an extension that does not tell it.
+        in_flight_base: running requests that use none of the adapters; None when the engine does not count them.
+        base_config: part of the base model's `config.json`; None when the engine does not tell it.
+        missing_promises: what this engine cannot promise.
+        unfinished: names that are gone, for which requests may still run: their files are needed.
     """
 
     incarnation: str
@@ -86,8 +94,10 @@ class EngineState(Received):
     limitations: tuple[str, ...]
     adapters: tuple[AdapterReport, ...]
     foreign_int_ids: tuple[int, ...]
-    in_flight_base: int
+    in_flight_base: int | None
     base_config: dict[str, Any] | None = None
+    missing_promises: tuple[EnginePromise, ...] = ()
+    unfinished: tuple[str, ...] = ()
 
     def adapter(self, served_name: str) -> AdapterReport | None:
         """The report on one adapter."""
@@ -159,19 +169,30 @@ class UnloadCommand(Command):
 
 
 class LoadResult(Received):
-    """A load that went well. `already_loaded` leaves the adapter with the operation that loaded it."""
+    """A load that went well. `already_loaded` leaves the adapter with the operation that loaded it.
+
+    Attributes:
+        unkept: promises that this load could not keep.
+    """
 
     outcome: Literal["loaded", "already_loaded"]
     incarnation: str
     adapter: AdapterReport
     seconds: float
+    unkept: tuple[EnginePromise, ...] = ()
 
 
 class DrainResult(Received):
-    """How far a drain has come: `drained` when no request runs any more."""
+    """How far a drain has come: `drained` when no request runs any more.
+
+    Attributes:
+        in_flight: None when the engine does not count (`drain_count`).
+        unkept: promises that this drain could not keep.
+    """
 
     outcome: Literal["drained", "draining"]
-    in_flight: int
+    in_flight: int | None
+    unkept: tuple[EnginePromise, ...] = ()
 
 
 class ResumeResult(Received):
@@ -181,10 +202,15 @@ class ResumeResult(Received):
 
 
 class UnloadResult(Received):
-    """What an unload found: `not_owned` when another operation loaded the adapter, which then stays."""
+    """What an unload found: `not_owned` when another operation loaded the adapter, which then stays.
+
+    Attributes:
+        unkept: promises that this unload could not keep.
+    """
 
     outcome: Literal["unloaded", "not_loaded", "not_owned"]
     seconds: float
+    unkept: tuple[EnginePromise, ...] = ()
 
 
 class ProbeResult(Received):
@@ -201,7 +227,7 @@ class ProbeResult(Received):
 
 
 class Engine(Protocol):
-    """One engine. All calls can be repeated without harm.
+    """One engine. All calls can be repeated without harm. What an engine cannot promise its state says.
 
     Every method raises `LoradockError`: the extension's own codes, `engine_unreachable` (retryable) when nothing answers
     or the answer does not come in time (with `details.refused` when nobody listens there: the process is gone),

@@ -18,6 +18,7 @@ from activities.interface.hosts import HostInput, LoadAdapterInput, UnloadAdapte
 from loradock.core.errors import LoradockError
 from loradock.core.models import RunRef, VersionRef
 from loradock.engines import AdapterState, LoadCommand, LoadResult, VllmEngine
+from loradock.engines.http import Patience
 from loradock.engines.simulated import Faults
 from tests.activities.conftest import ENGINE_TOKEN, Running
 from tests.activities.parts import RUN, Bench, Reports, ref_of, refused, target
@@ -308,7 +309,7 @@ async def test_an_engine_that_does_not_answer_may_hold_it_still(host: Host, repo
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    driver = VllmEngine(url, SecretStr(ENGINE_TOKEN), call_seconds=0.1)
+    driver = VllmEngine(url, SecretStr(ENGINE_TOKEN), patience=Patience(call_seconds=0.1))
     async with server:
         with refused("engine_unreachable"):
             await Bench().run(EngineActivities({"e1": driver}, reports).unload, host.unload(own_only=True))

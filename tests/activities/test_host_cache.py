@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -18,6 +19,7 @@ from loradock.artifacts.cache import HostCache
 from loradock.artifacts.protocol import ObjectStore
 from loradock.core.models import VersionRef
 from loradock.engines import VllmEngine
+from loradock.engines.http import Patience
 from loradock.engines.protocol import Engine
 from tests.activities.conftest import ENGINE_TOKEN, Running, stored
 from tests.activities.parts import RUN, Bench, Meter, Reports, SlowObjects, ref_of, refused, target
@@ -169,8 +171,8 @@ class _Waiting:
 
 
 @asynccontextmanager
-async def driver(url: str, **options: float) -> AsyncIterator[VllmEngine]:
-    engine = VllmEngine(url, SecretStr(ENGINE_TOKEN), **options)  # type: ignore[arg-type]
+async def driver(url: str, **options: Any) -> AsyncIterator[VllmEngine]:
+    engine = VllmEngine(url, SecretStr(ENGINE_TOKEN), **options)
     try:
         yield engine
     finally:
@@ -213,7 +215,7 @@ async def test_files_of_an_engine_that_does_not_answer_are_kept(host: Host) -> N
         writer.close()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    async with server, driver(_url(server), call_seconds=0.1) as unreachable:
+    async with server, driver(_url(server), patience=Patience(call_seconds=0.1)) as unreachable:
         host.engines["e1"] = unreachable
         await download(host, host.given())
         assert await host.released(host.given()) == KEPT

@@ -3,16 +3,20 @@
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from pydantic import SecretStr
 
+from loradock.core.promises import EnginePromise
 from loradock.dev.engine_environment import EngineEnvironment
 from loradock.dev.ports import PortPool
 from loradock.dev.samples import Samples, reference_answers_now
-from loradock.engines import VllmEngine
+from loradock.engines import Engine, StockOptions, StockVllmEngine, VllmEngine
 from loradock.engines.simulated import Faults, SimulatedEngine, create_app, serving, simulated_text
+from loradock.engines.simulated.stock import SimulatedStockEngine, create_stock_app
+from loradock.engines.stock import MISSING_PROMISES
 from loradock_vllm.pace import LoadLimits
 from loradock_vllm.settings import ExtensionSettings
 from tests.engines.adapters import HIDDEN, write_adapter
@@ -36,8 +40,15 @@ async def _world(
     good: list[Path],
     expected: Callable[[Version | None, str], str],
     process: int | None = None,
+    make: Callable[[httpx.AsyncClient], Engine] | None = None,
+    missing: frozenset[EnginePromise] = frozenset(),
 ) -> AsyncIterator[World]:
-    """A client of the engine; of one of its server processes, where `process` names one."""
+    """A client of the engine; of one of its server processes, where `process` names one.
+
+    Args:
+        make: its driver; that for our extension by default.
+        missing: what it cannot promise.
+    """
 
     def transport() -> httpx.AsyncBaseTransport | None:
         return None if process is None else OneProcess(url, token, process)
@@ -49,8 +60,8 @@ async def _world(
             base_url=url, trust_env=False, verify=False, timeout=60, transport=transport()
         ) as prompts,
     ):
-        engine = VllmEngine(url, SecretStr(token), client=commands)
-        yield World(engine, prompts, url, token, base_model, kind, host, good, expected, TOKENS)
+        engine = make(commands) if make else VllmEngine(url, SecretStr(token), client=commands)
+        yield World(engine, prompts, url, token, base_model, kind, host, good, expected, TOKENS, missing)
 
 
 @pytest.fixture
@@ -82,6 +93,58 @@ async def simulated_world(simulated: SimulatedEngine, tmp_path: Path) -> AsyncIt
     """A simulated engine on a port of its own."""
     app = create_app(simulated, settings=ExtensionSettings(token=TOKEN))
     async with serving(app) as url, simulated_world_at(url, tmp_path) as world:
+        yield world
+
+
+@pytest.fixture
+def simulated_stock() -> SimulatedStockEngine:
+    """The inside of the simulated stock vLLM, to order faults from. Its answers last longer than a drain is judged."""
+    return SimulatedStockEngine(
+        base_model="tiny-llama",
+        max_loras=3,
+        max_lora_rank=16,
+        hidden_size=HIDDEN,
+        faults=Faults(token_seconds=0.005),
+    )
+
+
+def digest_by_path(_: str, path: str) -> str | None:
+    """The digest that a path carries which `World.version` made."""
+    name = Path(path).name
+    return name.replace("-", ":", 1) if name.startswith("sha256-") else None
+
+
+def stock_driver(url: str, folder: Path, **options: Any) -> Callable[[httpx.AsyncClient], StockVllmEngine]:
+    """Makes the driver of a stock engine that has rank 16 and is judged quickly."""
+    chosen = StockOptions(**{"max_lora_rank": 16, "quiet_seconds": 0.2, "grace_seconds": 0.5, **options})
+
+    def make(client: httpx.AsyncClient) -> StockVllmEngine:
+        return StockVllmEngine(url, folder / "record.json", digest_by_path, options=chosen, client=client)
+
+    return make
+
+
+@contextlib.asynccontextmanager
+async def stock_world_at(url: str, tmp_path: Path, **options: Any) -> AsyncIterator[World]:
+    """A simulated stock vLLM that serves at this address."""
+    good = [write_adapter(tmp_path / "good" / str(number), rank=4 + number) for number in range(3)]
+
+    def expected(version: Version | None, prompt: str) -> str:
+        return simulated_text(version.digest if version else None, prompt, TOKENS)
+
+    make, missing = stock_driver(url, tmp_path, **options), frozenset(MISSING_PROMISES)
+    host, kind = tmp_path / "host", "stock-vllm"
+    async with _world(url, "", "tiny-llama", kind, host, good, expected, make=make, missing=missing) as world:
+        yield world
+
+
+@pytest.fixture
+async def stock_world(simulated_stock: SimulatedStockEngine, tmp_path: Path) -> AsyncIterator[World]:
+    """A simulated stock vLLM on a port of its own."""
+    async with (
+        serving(create_stock_app(simulated_stock)) as url,
+        stock_world_at(url, tmp_path) as world,
+    ):
         yield world
 
 
@@ -143,6 +206,43 @@ async def vllm_world(
     """The session's real vLLM."""
     async with real_world(vllm_engine, tiny_model, reference, tmp_path / "host") as world:
         yield world
+
+
+@pytest.fixture(scope="module")
+def vllm_stock(
+    engine_environment: EngineEnvironment,
+    tiny_model: Samples,
+    tmp_path_factory: pytest.TempPathFactory,
+    _infra_ports: PortPool,
+) -> Iterator[RunningVllm]:
+    """A real vLLM without anything of ours.
+
+    It has more slots than all tests load adapters: on a CPU answers of the base are wrong once the last one was used.
+    """
+    name = "vllm-stock"
+    slots = ("--max-loras", "256", "--max-cpu-loras", "256")
+    options = vllm_options(
+        name, tiny_model, tmp_path_factory.mktemp(name), _infra_ports, stock=True, arguments=slots
+    )
+    with running_vllms(engine_environment, options) as engines:
+        yield engines[0]
+
+
+@pytest.fixture
+async def vllm_stock_world(
+    vllm_stock: RunningVllm, tiny_model: Samples, reference: dict[str, dict[str, str]], tmp_path: Path
+) -> AsyncIterator[World]:
+    """That engine as one of four slots, empty before and after."""
+
+    def expected(version: Version | None, prompt: str) -> str:
+        return reference[version.source.name if version else ""][prompt]
+
+    make = stock_driver(vllm_stock.url, tmp_path, max_loras=4, quiet_seconds=0.3)
+    host, good, missing = tmp_path / "host", list(tiny_model.adapters.values()), frozenset(MISSING_PROMISES)
+    base, url, kind = vllm_stock.base_model, vllm_stock.url, "stock-vllm"
+    async with _world(url, "", base, kind, host, good, expected, make=make, missing=missing) as world:
+        yield world
+        await world.clean()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 from loradock.engines import UnloadCommand
 from loradock.engines.simulated import Faults, SimulatedEngine, chat_prompt, simulated_text, simulated_tokens
 from tests.engines.conftest import TOKEN
-from tests.engines.contract import EngineContract, reaches, refused
+from tests.engines.contract import reaches, refused
+from tests.engines.promises_kept import PromisesKept
 from tests.engines.world import PROMPT, World
 
 
@@ -17,7 +18,7 @@ def world(simulated_world: World) -> World:
     return simulated_world
 
 
-class TestSimulatedEngine(EngineContract):
+class TestSimulatedEngine(PromisesKept):
     """The contract."""
 
 

@@ -6,8 +6,9 @@ import json
 import pytest
 
 from loradock.core.base_config import BaseConfig
+from loradock.core.promises import EnginePromise
 from loradock.dev.samples import Samples
-from tests.engines.contract import EngineContract
+from tests.engines.promises_kept import PromisesKept, about
 from tests.engines.world import PROMPT, Version, World
 
 STAGED = "staged_load"
@@ -20,7 +21,7 @@ def world(vllm_world: World) -> World:
     return vllm_world
 
 
-class TestVllmEngine(EngineContract):
+class TestVllmEngine(PromisesKept):
     """The contract."""
 
 
@@ -32,9 +33,11 @@ async def test_the_engine_tells_of_its_base_what_the_config_does(world: World, t
     assert BaseConfig.of(told) == config
 
 
+@about(EnginePromise.STAGED_LOADS)
 async def test_loads_are_staged_beside_the_steps(world: World) -> None:
     state = await world.engine.state()
     assert STAGED in state.capabilities
+    assert state.missing_promises == ()
     assert not any("step loop" in text for text in state.limitations)
 
 

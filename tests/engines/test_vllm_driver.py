@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from loradock.core.errors import CATALOG, LoradockError
 from loradock.engines import DrainCommand, VllmEngine
+from loradock.engines.http import Patience
 from loradock_vllm.errors import CODES
 from tests.engines.contract import refused
 
@@ -50,7 +51,7 @@ async def test_an_engine_that_hangs_is_unreachable() -> None:
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    engine = VllmEngine(url, SecretStr(TOKEN), call_seconds=0.05)
+    engine = VllmEngine(url, SecretStr(TOKEN), patience=Patience(call_seconds=0.05))
     try:
         with refused("engine_unreachable") as caught:
             await engine.state()

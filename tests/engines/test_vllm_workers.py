@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loradock.core.promises import EnginePromise
 from loradock.dev.engine_environment import EngineEnvironment
 from loradock.dev.ports import PortPool
 from loradock.dev.samples import Samples
@@ -101,4 +102,5 @@ async def test_without_the_worker_extension_loads_run_in_the_step_loop_and_it_sa
     state = await plain.engine.state()
     assert STAGED not in state.capabilities
     assert any("--worker-extension-cls" in text for text in state.limitations)
+    assert state.missing_promises == (EnginePromise.STAGED_LOADS,)
     await answers_are_right(plain, tiny_model.prompts)

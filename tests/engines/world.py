@@ -1,5 +1,6 @@
 """One engine under test, with what the contract needs to know of it."""
 
+import asyncio
 import contextlib
 import itertools
 import secrets
@@ -10,14 +11,15 @@ from typing import Any
 
 import httpx
 
+from loradock.core.promises import EnginePromise
 from loradock.engines import (
     DrainCommand,
+    Engine,
     EngineState,
     LoadCommand,
     LoadResult,
     ResumeCommand,
     UnloadCommand,
-    VllmEngine,
 )
 from tests.engines.adapters import copy_adapter
 
@@ -54,9 +56,10 @@ class World:
         good: folders of adapters that load; each answers differently.
         expected: what the engine must answer to a prompt with these weights (None is the base model).
         tokens: how many tokens `expected` has at most.
+        missing: what the engine cannot promise.
     """
 
-    engine: VllmEngine
+    engine: Engine
     http: httpx.AsyncClient
     url: str
     token: str
@@ -66,7 +69,18 @@ class World:
     good: list[Path]
     expected: Callable[[Version | None, str], str]
     tokens: int = 16
+    missing: frozenset[EnginePromise] = frozenset()
     run: dict[str, Any] = field(default_factory=lambda: {"operation": "op-1", "run_id": "run-1", "epoch": 1})
+
+    @property
+    def away(self) -> int:
+        """The status of requests for a name that drains."""
+        return 404 if EnginePromise.ADMISSION in self.missing else 503
+
+    @property
+    def idle(self) -> int | None:
+        """What an engine says of a name for which nothing runs."""
+        return None if EnginePromise.DRAIN_COUNT in self.missing else 0
 
     def version(self, source: Path | None = None) -> Version:
         """A new version of some weights, lying in the host's cache."""
@@ -89,7 +103,7 @@ class World:
         fields = {**await self.common(), "served_name": version.served_name, **changes}
         return (await self.engine.unload(UnloadCommand(**fields))).outcome
 
-    async def drain(self, version: Version, **changes: Any) -> tuple[str, int]:
+    async def drain(self, version: Version, **changes: Any) -> tuple[str, int | None]:
         fields = {**await self.common(), "served_name": version.served_name, **changes}
         result = await self.engine.drain(DrainCommand(**fields))
         return result.outcome, result.in_flight
@@ -141,8 +155,8 @@ class World:
     async def clean(self) -> None:
         """Leave the engine without adapters, and see that nothing else is left in it."""
         state = await self.engine.state()
-        for adapter in state.adapters:
-            command = UnloadCommand(
+        commands = [
+            UnloadCommand(
                 served_name=adapter.served_name,
                 incarnation=state.incarnation,
                 operation="cleaner",
@@ -150,7 +164,9 @@ class World:
                 epoch=adapter.epoch,
                 on_timeout="abort",
             )
-            await self.engine.unload(command)
+            for adapter in state.adapters
+        ]
+        await asyncio.gather(*map(self.engine.unload, commands))
         state = await self.engine.state()
         assert (state.adapters, state.foreign_int_ids) == ((), ())
 
@@ -170,7 +186,7 @@ class Stream:
         return (await self.rest())[-1] == "data: [DONE]"
 
 
-def in_flight(state: EngineState, version: Version) -> int:
+def in_flight(state: EngineState, version: Version) -> int | None:
     """How many requests the engine counts for a version."""
     adapter = state.adapter(version.served_name)
     assert adapter is not None

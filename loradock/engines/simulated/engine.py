@@ -6,6 +6,7 @@ import itertools
 import random
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,6 +117,20 @@ class SimulatedEngine:
         return other
 
     @property
+    def base_model(self) -> str:
+        """The served name of the base model."""
+        return self._facts.base_models[0]
+
+    def paths(self) -> dict[str, str]:
+        """The folders of all adapters that are served, by name."""
+        return {bound.name: bound.path for bound in self.names.values()}
+
+    def running(self, model: str | None) -> AbstractContextManager[None]:
+        """The extension counts the requests."""
+        del model
+        return nullcontext()
+
+    @property
     def facts(self) -> EngineFacts:
         """What does not change while the engine runs."""
         return self._facts
@@ -203,9 +218,7 @@ class SimulatedEngine:
             return None
         bound: Bound = self.names[model]
         # What is resident under the id answers, not what the name was meant for. Not resident: read from its path again.
-        path = next(self._turns).setdefault(bound.int_id, bound.path)
-        found = _DIGEST.findall(path)
-        return f"sha256:{found[-1]}" if found else f"path:{path}"
+        return digest_in(next(self._turns).setdefault(bound.int_id, bound.path))
 
     def _fails(self) -> bool:
         if self.faults.load_error is None or self.faults.failing_loads == 0:
@@ -217,3 +230,9 @@ class SimulatedEngine:
     def _check_alive(self) -> None:
         if self.faults.dead:
             raise RuntimeError(_DEAD)
+
+
+def digest_in(path: str) -> str:
+    """What stands for the weights in a folder: the digest that its path carries, else the path."""
+    found = _DIGEST.findall(path)
+    return f"sha256:{found[-1]}" if found else f"path:{path}"
