@@ -1,7 +1,7 @@
 """A host's engines: load and verify, drain and remove. Runs in the agent beside them."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -24,12 +24,14 @@ from activities.progress import ProgressReporter, StepClock
 from loradock.core.errors import LoradockError
 from loradock.core.models import StepReport
 from loradock.core.names import parse_served_name
+from loradock.core.promises import EnginePromise
 from loradock.core.reconcile import EngineObservation, HeldAdapter
 from loradock.engines.protocol import (
     AdapterReport,
     AdapterState,
     Command,
     DrainCommand,
+    DrainResult,
     Engine,
     LoadCommand,
     LoadResult,
@@ -83,7 +85,9 @@ class EngineActivities:
             if loaded.adapter.state is AdapterState.DRAINING:
                 # An unload that was cut off left it so. Nobody else works on this adapter here: we hold its lock.
                 await engine.resume(ResumeCommand(**_words(given), undo=given.undo))
-            step = clock.succeeded(outcome=loaded.outcome, engine_seconds=loaded.seconds)
+            step = clock.succeeded(
+                outcome=loaded.outcome, engine_seconds=loaded.seconds, **_unkept(loaded.unkept)
+            )
             self._reporter.report(given.run.operation, step)
             verified = await self._verify(engine, given, loaded)
         return LoadedAdapter(outcome=loaded.outcome, steps=(step, verified))
@@ -145,17 +149,17 @@ class EngineActivities:
         steps: list[StepReport] = []
         if not given.own_only:
             self._reporter.report(given.run.operation, drain.running())
-            await self._drain(engine, given)
-            steps.append(drain.succeeded())
+            drained = await self._drain(engine, given)
+            steps.append(drain.succeeded(**_unkept(drained.unkept if drained else ())))
         remove = StepClock("remove", given.target.engine)
         if not given.own_only:
             self._reporter.report(given.run.operation, remove.running())
         removed = await self._remove(engine, given)
-        return UnloadedAdapter(
-            outcome=removed.outcome, steps=(*steps, remove.succeeded(outcome=removed.outcome))
-        )
+        step = remove.succeeded(outcome=removed.outcome, **_unkept(removed.unkept))
+        return UnloadedAdapter(outcome=removed.outcome, steps=(*steps, step))
 
-    async def _drain(self, engine: Engine, given: UnloadAdapterInput) -> None:
+    async def _drain(self, engine: Engine, given: UnloadAdapterInput) -> DrainResult | None:
+        """Drain; how far that came, None when there is nothing to drain."""
         clock = asyncio.get_running_loop()
         deadline = clock.time() + given.drain_seconds
         with suppress_codes("adapter_not_loaded"):
@@ -164,7 +168,8 @@ class EngineActivities:
                 command = DrainCommand(**_words(given), wait_seconds=min(left, DRAIN_SLICE_SECONDS))
                 drained = await engine.drain(command)
                 if drained.outcome == "drained" or left <= 0:
-                    return
+                    return drained
+        return None
 
     async def _remove(self, engine: Engine, given: UnloadAdapterInput) -> UnloadResult:
         command = UnloadCommand(
@@ -205,6 +210,11 @@ async def _load_in_turn(engine: Engine, command: LoadCommand) -> LoadResult:
                 raise
             wait = float(error.details.get("retry_after", LOAD_RETRY_SECONDS))
         await asyncio.sleep(wait)
+
+
+def _unkept(promises: Sequence[EnginePromise]) -> dict[str, list[str]]:
+    """For a step's details: what the engine could not promise of it; nothing where it kept all."""
+    return {"unkept": sorted(promises)} if promises else {}
 
 
 def _nothing_to_remove(error: LoradockError, given: UnloadAdapterInput) -> str | None:

@@ -103,19 +103,19 @@ class CacheActivities:
 
     @activity.defn(name=RELEASE_ADAPTER.name)
     async def release(self, given: HostInput) -> HostDone:
-        """Let go of the files, unless the engine still lists the adapter: deleting those would kill it."""
+        """Let go of the files, unless the engine still needs them: deleting those would kill it."""
         async with heartbeats():
             return await self.let_go(given)
 
     async def let_go(self, given: HostInput) -> HostDone:
         """The release, for activities that heartbeat themselves."""
         clock = StepClock("release", given.target.engine)
-        if await self._still_listed(given):
-            return HostDone(step=clock.succeeded(outcome="kept: the engine lists it"))
+        if await self._still_needed(given):
+            return HostDone(step=clock.succeeded(outcome="kept: the engine needs it"))
         await asyncio.to_thread(self._cache.release, given.ref, holder(given))
         return HostDone(step=clock.succeeded(outcome="released"))
 
-    async def _still_listed(self, given: HostInput) -> bool:
+    async def _still_needed(self, given: HostInput) -> bool:
         engine = self._engines.get(given.target.engine)
         if engine is None:
             return True  # an unknown holder means keep
@@ -125,7 +125,8 @@ class CacheActivities:
             return not error.details.get("refused")
         if state.incarnation != given.target.incarnation:
             return False
-        return state.adapter(given.ref.served_name) is not None
+        name = given.ref.served_name
+        return state.adapter(name) is not None or name in state.unfinished
 
 
 def holder(given: HostInput) -> Holder:

@@ -8,8 +8,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
-from pydantic import SecretStr
 from temporalio.client import Client
 from temporalio.worker import Worker
 
@@ -26,9 +24,9 @@ from loradock.core.ids import host_engine_queue, host_io_queue
 from loradock.core.names import check_simple_name
 from loradock.core.settings import Settings
 from loradock.engines.protocol import Engine
-from loradock.engines.vllm import VllmEngine
 from worker.cache_watch import CacheWatch
 from worker.control_plane import ControlPlane
+from worker.drivers import engine_maker
 from worker.leases import HostIdentity, LeaseKeeper, Superseded
 from worker.lifetime import run_until_stopped
 from worker.listening import listen, server
@@ -109,11 +107,12 @@ async def run(
     """
     slots = TransferSlots(DOWNLOADS_AT_ONCE)
     metrics = AgentMetrics(slots)
+    host_cache = open_cache(settings, metrics.on_retry(Transfer.DOWNLOAD))
+    make_engine = engine_maker(settings, host_cache)
     async with AsyncExitStack() as stack:
-        engines = _open_engines(settings, urls, metrics, stack)
+        engines = _open_engines(make_engine, urls, metrics, stack)
         control_plane = ControlPlane(settings.api_url, settings.require("agent_token"), identity.agent)
         stack.push_async_callback(control_plane.aclose)
-        host_cache = open_cache(settings, metrics.on_retry(Transfer.DOWNLOAD))
         cache_watch = CacheWatch(host_cache)
         keeper = LeaseKeeper(
             identity,
@@ -157,14 +156,11 @@ async def run(
 
 
 def _open_engines(
-    settings: Settings, urls: Mapping[str, str], metrics: AgentMetrics, stack: AsyncExitStack
+    make: Callable[[str, str], Engine], urls: Mapping[str, str], metrics: AgentMetrics, stack: AsyncExitStack
 ) -> dict[str, Engine]:
-    token = SecretStr(settings.require_engine_token())
-    tls = httpx.create_ssl_context(trust_env=False)
     engines: dict[str, Engine] = {}
     for name, url in urls.items():
-        # A client each: a pool that many engines share is searched from end to end for every call.
-        driver = VllmEngine(url, token, api_key=settings.engine_api_key, tls=tls)
+        driver = make(name, url)
         stack.push_async_callback(driver.aclose)
         engines[name] = MeasuredEngine(driver, metrics.calls_of(name))
     return engines

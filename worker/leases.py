@@ -29,6 +29,8 @@ that much: 50 engines every 2.5 s, 100 every 5 s. Each look may then take as lon
 FEW_ENGINES: Final = 25
 ENGINES_TOLD_PER_SECOND: Final = 25
 """A full report of many engines costs API and agent much, and a load changes something in it all the time."""
+PROBLEM_LENGTH: Final = 500
+"""Characters of what is told of an engine that is not reached."""
 STATE_TIMEOUT_SECONDS: Final = 2.2
 """An engine that does not tell its state in this time counts as unreachable. Both together, and a moment for the API,
 are what a death takes to be known: 3 s, also when the process is stopped and its port still takes connections."""
@@ -227,9 +229,9 @@ class LeaseKeeper:
             async with asyncio.timeout(max(STATE_TIMEOUT_SECONDS, self._look_seconds)):
                 now = self._report(name, await self._engines[name].state())
         except Exception as error:  # whatever one engine's port says, the agent lives on for the others
-            if before is None or before.reachable:
+            now = self._unreachable(name, before, _why(error)[:PROBLEM_LENGTH])
+            if before is None or before.reachable or _code(before) != _code(now):
                 _warn(name, error)
-            now = self._unreachable(name, before)
         self._reports[name] = now
         if before is None or (before.reachable, before.incarnation) != (now.reachable, now.incarnation):
             self._changed.set()
@@ -258,19 +260,31 @@ class LeaseKeeper:
             },
             unknown_ids=state.foreign_int_ids,
             limitations=state.limitations,
+            missing_promises=state.missing_promises,
             base_config=None if state.base_config is None else BaseConfig.of(state.base_config),
         )
 
-    def _unreachable(self, name: str, before: EngineReport | None) -> EngineReport:
+    def _unreachable(self, name: str, before: EngineReport | None, why: str) -> EngineReport:
         if before is None:
-            return EngineReport(engine=name, url=self._urls[name], kind="unknown", reachable=False)
-        return before.model_copy(update={"reachable": False})
+            return EngineReport(
+                engine=name, url=self._urls[name], kind="unknown", reachable=False, problem=why
+            )
+        return before.model_copy(update={"reachable": False, "problem": why})
+
+
+def _code(report: EngineReport) -> str:
+    """What is the matter with an engine, without the words that may change from look to look."""
+    return (report.problem or "").partition(":")[0]
 
 
 def _warn(name: str, error: Exception) -> None:
-    why = error if isinstance(error, LoradockError) else type(error).__name__
     expected = isinstance(error, LoradockError | TimeoutError | ValidationError)
-    _log.warning("engine %s does not tell its state: %s", name, why, exc_info=None if expected else error)
+    exc_info = None if expected else error
+    _log.warning("engine %s does not tell its state: %s", name, _why(error), exc_info=exc_info)
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, LoradockError) else type(error).__name__
 
 
 def _life(report: EngineReport) -> tuple[str, bool, str | None]:

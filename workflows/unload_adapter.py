@@ -187,5 +187,5 @@ class UnloadAdapter:
         result = await self._saga.pivot(
             lambda: call(COMMIT_UNLOAD, commit, REGISTRY, summary="forget the cards")
         )
-        self._operation.tell("succeeded", "unloaded; the slots are free")
+        self._operation.tell("succeeded", f"unloaded; {result.note or 'the slots are free'}")
         return result

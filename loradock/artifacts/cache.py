@@ -16,11 +16,13 @@ from loradock.artifacts.cache_upkeep import CacheFigures, CacheUpkeep
 from loradock.artifacts.disk import disk_errors, file_lock, passing_file_lock
 from loradock.artifacts.leases import Holder, read_leases, remove_lease, write_lease
 from loradock.artifacts.manifest import check_manifest
+from loradock.artifacts.paths import digest_folder
 from loradock.artifacts.protocol import NoProgress, Progress, expect_total
 from loradock.artifacts.record import Record, read_record, unchanged, write_record
 from loradock.artifacts.store import ArtifactStore
 from loradock.core.errors import LoradockError
 from loradock.core.models import Manifest, VersionRef
+from loradock.core.names import parse_served_name, path_part
 
 
 class CacheOutcome(StrEnum):
@@ -60,6 +62,22 @@ class HostCache:
         self._policy = policy or CachePolicy()
         self._upkeep = CacheUpkeep(self._root, self._policy)
         self._filler = CacheFiller(self._root, store, self._policy)
+
+    @property
+    def root(self) -> Path:
+        """Its folder."""
+        return self._root
+
+    def digest_at(self, served_name: str, path: str) -> str | None:
+        """The digest of the version that lies at a path of this cache's making; None for any other path."""
+        folder = Path(path)
+        digest = folder.name.replace("-", ":", 1)
+        try:
+            name = parse_served_name(served_name)
+            here = self._root / path_part(name.adapter, name.version) / digest_folder(digest)
+        except (LoradockError, ValueError):
+            return None
+        return digest if folder == here else None
 
     def path(self, ref: VersionRef) -> Path:
         """Where the version lies or would lie.

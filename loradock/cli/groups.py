@@ -42,6 +42,7 @@ class EnginesGroup(DefaultGroup):
     """`loradock engines`."""
 
     without_argument = "drift"
+    with_argument = "show"
 
 
 def command_group(group: type[DefaultGroup], help_text: str) -> typer.Typer:

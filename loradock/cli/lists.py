@@ -7,7 +7,7 @@ import typer
 
 from loradock.cli import text
 from loradock.cli.client import Document, adapter_path
-from loradock.cli.engines import drift_summary
+from loradock.cli.engines import drift_summary, not_promised
 from loradock.cli.groups import ListGroup, command_group
 from loradock.cli.listing import Limit, fetch_page
 from loradock.cli.render import Column, print_table
@@ -31,7 +31,8 @@ VERSIONS = (
 _ENGINES = (
     Column("ENGINE"), Column("STATUS", state=True), Column("POOL", shrinks=True), Column("DRIFT"),
     Column("FREE", right=True), Column("RANK", right=True), Column("BASE MODEL", shrinks=True),
-    Column("RESIDENT", shrinks=True), Column("KIND", from_width=100), Column("AGENT", from_width=100),
+    Column("RESIDENT", shrinks=True), Column("KIND", from_width=100), Column("NOT PROMISED", right=True, from_width=100),
+    Column("AGENT", from_width=100),
     Column("SEEN", right=True, from_width=100), Column("LABELS", from_width=100), Column("URL", from_width=120),
 )  # fmt: skip
 _CARDS = (
@@ -168,7 +169,8 @@ def _engine_row(engine: Document) -> tuple[object, ...]:
         engine.get("id"), engine.get("status"), engine.get("pool"), drift_summary(engine),
         f"{engine.get('free_slots')}/{engine.get('usable_slots')}", engine.get("max_lora_rank"),
         engine.get("base_model"), ", ".join(text.clean(name) for name in engine.get("resident") or []),
-        engine.get("kind"), engine.get("agent"), text.age(engine.get("seen_at")),
+        engine.get("kind"), not_promised(engine), engine.get("agent"),
+        text.age(engine.get("seen_at")),
         ", ".join(f"{text.clean(key)}={text.clean(value)}" for key, value in (engine.get("labels") or {}).items()),
         engine.get("url"),
     )  # fmt: skip

@@ -36,6 +36,13 @@ class EngineKind(StrEnum):
     SIMULATED = "simulated"
 
 
+class AgentEngineKind(StrEnum):
+    """What the engines of an agent are."""
+
+    VLLM = "vllm"
+    STOCK_VLLM = "stock-vllm"
+
+
 Engines = Annotated[
     int, typer.Option("--engines", min=1, max=16, metavar="N", help="How many engines to start.")
 ]
@@ -93,6 +100,15 @@ def agent(
             show_default=False,
         ),
     ] = None,
+    engine_kind: Annotated[
+        AgentEngineKind | None,
+        typer.Option(
+            "--engine-kind",
+            help="What they are: vllm with Loradock's extension (default), or stock-vllm without it, which promises less."
+            " [env: LORADOCK_ENGINE_KIND]",
+            show_default=False,
+        ),
+    ] = None,
     pool: Annotated[
         str | None,
         typer.Option("--pool", metavar="POOL", help="Their pool. [env: LORADOCK_POOL]", show_default=False),
@@ -114,6 +130,7 @@ def agent(
     given = {
         "agent_id": agent_id,
         "engines": ",".join(named) if named else None,
+        "engine_kind": engine_kind.value if engine_kind else None,
         "pool": pool,
         "agent_labels": labels(label) if label else None,
     }

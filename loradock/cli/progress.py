@@ -123,10 +123,16 @@ def _detail(step: Document) -> str:
             parts.append(text.clean(value).replace("_", " "))
         else:
             parts.append(f"{text.clean(name)} {text.clean(value)}")
-    error = step.get("error")
+    return ", ".join(part for part in (*parts, *_shortcomings(step, detail or {})) if part)
+
+
+def _shortcomings(step: Document, detail: Document) -> Iterator[str]:
+    """What its engine could not promise, and why it failed."""
+    unkept, error = detail.get("unkept"), step.get("error")
+    if isinstance(unkept, list):
+        yield f"not promised: {', '.join(map(text.clean, unkept))}"
     if isinstance(error, dict):
-        parts.append(f"{text.clean(error.get('code'))}: {text.clean(error.get('message'))}")
-    return ", ".join(part for part in parts if part)
+        yield f"{text.clean(error.get('code'))}: {text.clean(error.get('message'))}"
 
 
 def _is_running(step: Document) -> bool:

@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 from loradock.core.base_config import BaseConfig
 from loradock.core.models import Digest, Failure, Model, VersionRef
 from loradock.core.names import AdapterName, SimpleName
+from loradock.core.promises import EnginePromise
 
 Seconds = Annotated[float, Field(ge=0, le=24 * 3600)]
 
@@ -209,13 +210,15 @@ class EngineReport(Model):
     """What an agent says of one engine with each renewal of its lease.
 
     Attributes:
-        reachable: whether the engine's extension answered; the rest is the last known state if not.
+        reachable: whether the engine told its state; the rest is the last known state if not.
         incarnation: None while the engine was never reached.
         usable_slots: how many adapters may be resident at once.
         resident: served names that the engine holds.
         served: those of them that it admits requests for, with the digest of each; None from an agent of before.
         unknown_ids: numbers that the engine lists and that its extension did not load.
-        limitations: promises that this engine cannot keep, one sentence each.
+        limitations: what else should be known of it, one sentence each.
+        missing_promises: what this engine cannot promise.
+        problem: why it is not reachable, one sentence.
         base_config: the measures of its base model, where the engine tells them.
     """
 
@@ -240,6 +243,8 @@ class EngineReport(Model):
     limitations: tuple[Annotated[str, StringConstraints(max_length=500)], ...] = Field(
         default=(), max_length=50
     )
+    missing_promises: tuple[EnginePromise, ...] = ()
+    problem: Annotated[str, StringConstraints(max_length=500)] | None = None
     base_config: BaseConfig | None = None
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@
 
 import os
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,17 @@ from loradock.core.uris import SCHEMES
 
 def _cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loradock"
+
+
+class EngineKind(StrEnum):
+    """What an agent's engines are."""
+
+    VLLM = "vllm"
+    """vLLM with our extension."""
+    STOCK_VLLM = "stock-vllm"
+    """vLLM without it, which promises less."""
+    SIMULATED = "simulated"
+    """Spoken to as vLLM with our extension."""
 
 
 class Settings(BaseSettings):
@@ -57,8 +69,14 @@ class Settings(BaseSettings):
         s3_path_style: buckets in the path; without it whenever an endpoint is given.
         lora_enabled: for `get_lora_manager`; `DYN_LORA_ENABLED` counts when it is not set.
         agent_labels: facts about the host, as JSON, that loads select engines by: `{"zone": "a"}`.
+        engine_kind: what the engines of an agent are: `vllm` with our extension, `stock-vllm` without (docs/engines.md).
         engine_token: the bearer token of the engines' extension.
-        engine_api_key: vLLM's own `--api-key`, for warm-up prompts.
+        engine_api_key: vLLM's own `--api-key`, for warm-up prompts; for all calls of a stock vLLM.
+        stock_max_loras: the `--max-loras` of a stock vLLM that does not tell it.
+        stock_max_lora_rank: the `--max-lora-rank` of a stock vLLM.
+        stock_device: where it runs: on a `cpu` its slots are used once only.
+        stock_quiet_seconds: how long nothing must be seen to run for a name that is gone, until it counts as drained.
+        stock_grace_seconds: how long after its name went that is believed where nothing tells what runs.
         cache_max_bytes, cache_max_age_seconds: what is over them and leased by nobody is evicted.
         cache_min_free_bytes: of the cache's disk: a download that would leave less is refused.
         cache_free_target_bytes: of the cache's disk: eviction begins when less is free.
@@ -148,10 +166,15 @@ class Settings(BaseSettings):
     agent_labels: Labels = Field(default_factory=dict, max_length=MAX_LABELS)
     pool: str = "default"
     engines: Annotated[tuple[tuple[str, str], ...], NoDecode] = ()
-    engine_kind: str = "vllm"
+    engine_kind: EngineKind = EngineKind.VLLM
     engine_token: SecretStr | None = None
     engine_token_file: Path | None = None
     engine_api_key: SecretStr | None = None
+    stock_max_loras: int | None = Field(default=None, ge=1)
+    stock_max_lora_rank: int = Field(default=512, ge=1)
+    stock_device: str = Field(default="gpu", pattern="^(gpu|cpu)$")
+    stock_quiet_seconds: float = Field(default=2.0, gt=0, le=30)
+    stock_grace_seconds: float = Field(default=30.0, gt=0, le=45)
     cache_max_bytes: int | None = Field(default=None, ge=1)
     cache_max_age_seconds: float | None = Field(default=None, gt=0)
     cache_min_free_bytes: int = Field(default=256 * 1024**2, ge=0)

@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx
 
 from loradock.core.errors import LoradockError
+from loradock.core.settings import EngineKind as AgentEngineKind
+from loradock.core.settings import Settings
 from loradock.dev.child import ChildSpec
 from loradock.dev.dev_file import EngineInfo
 from loradock.dev.files import temporary_folder
@@ -135,18 +137,28 @@ class EngineStarter:
 
     async def _external_engines(self) -> tuple[EngineInfo, ...]:
         settings = self._options.settings
-        headers = {"Authorization": f"Bearer {settings.require_engine_token()}"}
         found = []
         async with httpx.AsyncClient(timeout=5.0) as client:
             for engine, url in settings.engines:
                 try:
-                    reply = await client.get(f"{url}/loradock/v1/state", headers=headers)
-                    base = str(reply.raise_for_status().json()["base_model"])
-                except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+                    base = await _base_of(client, settings, url)
+                except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
                     message = f"engine {engine} at {url} does not answer as one: {type(error).__name__}"
                     raise LoradockError("engine_unreachable", message) from None
-                found.append(EngineInfo(id=engine, url=url, kind=settings.engine_kind, base_model=base))
+                found.append(EngineInfo(id=engine, url=url, kind=settings.engine_kind.value, base_model=base))
         return tuple(found)
+
+
+async def _base_of(client: httpx.AsyncClient, settings: Settings, url: str) -> str:
+    """What an engine that is not ours calls its base model."""
+    if settings.engine_kind is not AgentEngineKind.STOCK_VLLM:
+        headers = {"Authorization": f"Bearer {settings.require_engine_token()}"}
+        reply = await client.get(f"{url}/loradock/v1/state", headers=headers)
+        return str(reply.raise_for_status().json()["base_model"])
+    key = settings.engine_api_key
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    reply = await client.get(f"{url}/v1/models", headers=headers)
+    return str(reply.raise_for_status().json()["data"][0]["id"])
 
 
 def simulated_spec(name: str, port: int, base_model: str, token_file: Path, extension: Path) -> ChildSpec:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import httpx
 
 from loradock.core.errors import LoradockError
+from loradock.core.settings import EngineKind, Settings
 from loradock.dev.child import describe_exit
 from loradock.dev.dev_file import DevInfo
 from loradock.dev.engines import EngineStarter, Fleet
@@ -208,9 +209,9 @@ class Stack:
             engine_token=(
                 read_or_create_secret(secrets / "engine-token")
                 if own_engines
-                else settings.require_engine_token()
+                else _token_of_external(settings)
             ),
-            engine_kind=options.engine_kind.value if own_engines else settings.engine_kind,
+            engine_kind=options.engine_kind.value if own_engines else settings.engine_kind.value,
         )
 
     def _describe(
@@ -271,6 +272,11 @@ async def _alive_engines(client: httpx.AsyncClient) -> set[str]:
     except (httpx.HTTPError, ValueError, KeyError):
         return set()
     return {str(item["id"]) for item in items if item.get("status") == "alive"}
+
+
+def _token_of_external(settings: Settings) -> str:
+    """Of the extension of engines that are not ours; a stock vLLM has none."""
+    return "" if settings.engine_kind is EngineKind.STOCK_VLLM else settings.require_engine_token()
 
 
 def _file_roots(options: StackOptions) -> tuple[Path, ...]:

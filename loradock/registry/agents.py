@@ -204,6 +204,7 @@ class _EngineRenewal:
         if not same_life:
             await self._new_life()
         row.status = EngineStatus.ALIVE
+        _set(row, problem=None)
         await self._note_base()
         serves_other = row.served != report.served
         self._note_facts()
@@ -251,6 +252,7 @@ class _EngineRenewal:
             self._audit("engine.restarted", before=before, now=row.incarnation, lost=names)
 
     async def _not_reached(self) -> None:
+        _set(self._row, problem=self._report.problem)
         if self._row.status == EngineStatus.UNREACHABLE:
             return
         self._row.status = EngineStatus.UNREACHABLE
@@ -302,6 +304,7 @@ class _EngineRenewal:
             served=report.served,
             unknown_ids=sorted(report.unknown_ids),
             limitations=list(report.limitations),
+            missing_promises=sorted(set(report.missing_promises)),
         )
 
     def _audit(self, action: str, **facts: Any) -> None:

@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, Select, select
 from loradock.core.base_config import BaseConfig
 from loradock.core.errors import LoradockError
 from loradock.core.models import EngineStatus
+from loradock.core.promises import EnginePromise
 from loradock.core.requests import CacheReport
 from loradock.registry import drift_views
 from loradock.registry.database import Reader, Transaction
@@ -152,6 +153,8 @@ def _view(row: EngineRow, lease: bool, agent: AgentRow) -> EngineView:
         served=row.served,
         unknown_ids=tuple(row.unknown_ids),
         limitations=tuple(row.limitations),
+        missing_promises=tuple(EnginePromise(name) for name in row.missing_promises),
+        problem=row.problem,
         base_fingerprint=None if base_config is None else base_config.fingerprint,
         base_config=base_config,
         lease_until=row.lease_until,

@@ -1,12 +1,13 @@
 """The registry's part of an unload: which cards go, out of routing, back into it, gone."""
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, delete, exists, func, select, tuple_, update
 
 from loradock.core.batches import MAX_CARDS
 from loradock.core.errors import LoradockError
 from loradock.core.models import CardState, OperationKind, OperationState, RunRef, VersionRef
+from loradock.core.promises import EnginePromise
 from loradock.core.requests import (
     EngineTarget,
     OperationResult,
@@ -21,6 +22,9 @@ from loradock.registry.lease_keeping import lease_holds
 from loradock.registry.operations import IS_ACTIVE, about
 from loradock.registry.runs import active, claim, claim_active, end, ended
 from loradock.registry.tables import CardRow, DeploymentVersionRow, EngineRow, OperationRow
+
+NAMED: Final = 5
+"""Engines that a note names."""
 
 
 async def plan_unload(tx: Transaction, run: RunRef, request: UnloadRequest) -> UnloadPlan:
@@ -225,6 +229,7 @@ async def commit_unload(tx: Transaction, run: RunRef, plan: UnloadPlan) -> Opera
     result = OperationResult(
         version=plan.versions[0] if len(plan.versions) == 1 else None,
         engines=tuple(_engines(plan)),
+        note=await _note(tx, plan),
         details=_details(plan),
     )
     facts: dict[str, Any] = {**result.details, "engines": list(result.engines)}
@@ -237,6 +242,21 @@ def _details(plan: UnloadPlan) -> dict[str, Any]:
     """The versions, and engines that were not asked since what they served was lost."""
     not_asked = sorted({item.target.engine for item in plan.items if item.lost})
     return {"versions": list(plan.versions)} | ({"not_asked": not_asked} if not_asked else {})
+
+
+async def _note(tx: Reader, plan: UnloadPlan) -> str:
+    """What an unload could not do, where engines cannot promise it."""
+    lacking = EngineRow.missing_promises.contains([EnginePromise.TRUE_UNLOAD])
+    asked = {item.target.engine for item in plan.items if not item.lost}
+    query = select(EngineRow.id).where(EngineRow.id.in_(asked), lacking).order_by(EngineRow.id)
+    names = list(await tx.session.scalars(query))
+    if not names:
+        return ""
+    where = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return (
+        f"no request reaches it any more; its weights stay in the memory of {where}"
+        f" until that needs the room ({EnginePromise.TRUE_UNLOAD})"
+    )
 
 
 async def _forget_cards(tx: Transaction, plan: UnloadPlan) -> None:

@@ -20,6 +20,7 @@ from loradock.core.models import (
     StepState,
     VersionState,
 )
+from loradock.core.promises import EnginePromise
 from loradock.core.reconcile import DriftKind
 from loradock.core.requests import CacheReport, Selection
 from loradock.core.signatures import SignatureRecord
@@ -271,6 +272,9 @@ class EngineView(Model):
         resident: served names that it holds.
         served: those of them that it admits requests for, with their digests; None from an agent of before.
         unknown_ids: numbers that it lists and its extension did not load.
+        limitations: what else should be known of it, one sentence each.
+        missing_promises: what it cannot promise (docs/engines.md); none of a vLLM with our extension and its workers' part.
+        problem: why its agent does not reach it; None when it does, or when it was never said.
         base_fingerprint: tells two base models of one name apart; None where the engine tells no measures.
         base_config: the measures of its base model, None where it does not tell them.
         seen_at: when it was last reached.
@@ -298,6 +302,8 @@ class EngineView(Model):
     served: dict[str, str] | None
     unknown_ids: tuple[int, ...]
     limitations: tuple[str, ...]
+    missing_promises: tuple[EnginePromise, ...] = ()
+    problem: str | None = None
     base_fingerprint: str | None
     base_config: BaseConfig | None
     lease_until: datetime

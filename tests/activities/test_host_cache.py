@@ -24,7 +24,7 @@ from loradock.engines.protocol import Engine
 from tests.activities.conftest import ENGINE_TOKEN, Running, stored
 from tests.activities.parts import RUN, Bench, Meter, Reports, SlowObjects, ref_of, refused, target
 
-KEPT = "kept: the engine lists it"
+KEPT = "kept: the engine needs it"
 
 
 class Host:

@@ -9,6 +9,7 @@ from rich.console import Console
 from loradock.cli.failures import ExitCode
 from loradock.cli.progress import steps_table
 from loradock.cli.render import Column, print_table
+from loradock.core.promises import PROMISED, EnginePromise
 from tests.cli.conftest import FakeApi, Ran, Reply, operation, problem, step
 
 Cli = Callable[..., Ran]
@@ -257,3 +258,33 @@ def test_audit_goes_on_without_the_link_of_an_operation_that_is_gone(cli: Cli, a
     api.on("GET", "/v1/audit", Reply({"items": [audit_event(1, "load.done")], "next": None}))
     api.on("GET", "/v1/operations/op-1", Reply(problem("operation_not_found", 404, "none"), 404))
     assert cli("audit").code == ExitCode.OK
+
+
+def test_an_engine_in_full_with_what_it_cannot_promise(cli: Cli, api: FakeApi) -> None:
+    engine = {
+        "id": "engine-1", "status": "alive", "kind": "stock-vllm", "engine_version": "0.32.0", "pool": "default",
+        "agent": "host-1", "agent_version": "0.1.0", "url": "http://127.0.0.1:8000", "incarnation": "life-1",
+        "base_model": "tiny", "free_slots": 2, "usable_slots": 3, "max_lora_rank": 16, "served": {"greeter@1": DIGEST},
+        "limitations": ["a note"], "missing_promises": ["true_unload", "a_newer_one"], "problem": None, "drift": [],
+        "reconcile": None, "seen_at": "2026-11-20T10:00:00Z",
+    }  # fmt: skip
+    api.on("GET", "/v1/engines/engine-1", Reply(engine))
+    api.on("GET", "/v1/engines", Reply({"items": [engine], "next": None}))
+    out = cli("engines", "show", "engine-1").out
+    assert "greeter@1" in out
+    assert "a note" in out
+    lines = [line.split(maxsplit=1) for line in out.splitlines()]
+    assert ["true_unload", PROMISED[EnginePromise.TRUE_UNLOAD]] in lines
+    assert ["a_newer_one"] in lines
+    assert cli("engines", "show", "engine-1", "--json").json == engine
+    assert cli("engines").out.splitlines()[1].split()[-1] == "2"
+    assert "NOT PROMISED" in cli("ls", "engines").out
+
+
+def test_engines_says_why_one_is_not_reached(cli: Cli, api: FakeApi) -> None:
+    problem = "engine_not_supported: start its agent with --engine-kind stock-vllm"
+    engine = {"id": "engine-1", "status": "unreachable", "problem": problem, "drift": [], "reconcile": None}
+    api.on("GET", "/v1/engines/engine-1", Reply(engine))
+    api.on("GET", "/v1/engines", Reply({"items": [engine], "next": None}))
+    assert problem in cli("engines").out
+    assert problem in cli("engines", "show", "engine-1").out

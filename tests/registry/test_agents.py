@@ -8,6 +8,7 @@ from sqlalchemy import event, text
 
 from loradock.core.errors import LoradockError
 from loradock.core.models import EngineStatus
+from loradock.core.promises import EnginePromise
 from loradock.core.requests import EngineReport, LeaseKeep
 from loradock.registry import agents, engines
 from loradock.registry.views import EngineView
@@ -285,3 +286,22 @@ async def test_keeping_and_losing_at_once_never_keeps_half(world: World) -> None
         statuses = {(await _engine(world, name)).status for name in ("e1", "e2")}
         assert len(statuses) == 1
         assert not (kept and lost)
+
+
+async def test_what_an_engine_cannot_promise_is_kept_with_it_until_it_can(world: World) -> None:
+    missing = (EnginePromise.TRUE_UNLOAD, EnginePromise.ADMISSION)
+    await world.renew(report("e1", missing_promises=missing), report("e2"))
+    assert (await _engine(world)).missing_promises == tuple(sorted(missing))
+    assert (await _engine(world, "e2")).missing_promises == ()
+    await world.renew(report("e1"), report("e2"))
+    assert (await _engine(world)).missing_promises == ()
+
+
+async def test_why_an_engine_is_not_reached_is_kept_until_it_is(world: World) -> None:
+    why = "engine_not_supported: http://e1 answers without Loradock's extension"
+    await world.renew(report("e1", reachable=False, problem=why))
+    assert ((await _engine(world)).status, (await _engine(world)).problem) == ("unreachable", why)
+    await world.renew(report("e1", reachable=False, problem="engine_unreachable: gone"))
+    assert (await _engine(world)).problem == "engine_unreachable: gone"
+    await world.renew(report("e1"))
+    assert ((await _engine(world)).status, (await _engine(world)).problem) == ("alive", None)

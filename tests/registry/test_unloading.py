@@ -6,6 +6,7 @@ import pytest
 
 from loradock.core.errors import LoradockError
 from loradock.core.models import RunRef, VersionRef
+from loradock.core.promises import EnginePromise
 from loradock.core.requests import OperationResult, UnloadPlan, UnloadRequest
 from loradock.registry import cards, deployments, runs, takeover, unloading
 from loradock.registry.views import DeploymentView
@@ -225,3 +226,25 @@ async def test_a_sweeper_of_an_unload_of_all_versions_is_told_every_place(world:
         await _withdraw(world, run, plan)
     await _restore(world, taken.run, plan)
     assert set((await world.states()).values()) == {"serving"}
+
+
+async def test_an_unload_tells_where_the_weights_stay_in_memory(world: World) -> None:
+    ref = await world.publish()
+    await world.engines("e1", "e2")
+    await world.load(ref)
+    await world.renew(report("e1", missing_promises=(EnginePromise.TRUE_UNLOAD,)), report("e2"))
+    run, plan = await world.plan_unload(version=1)
+    await _withdraw(world, run, plan)
+    note = (await _commit(world, run, plan)).note
+    assert "true_unload" in note
+    assert "memory of e1 " in note
+
+
+async def test_an_unload_that_frees_all_slots_has_nothing_to_note(world: World) -> None:
+    ref = await world.publish()
+    await world.engines("e1", "e2")
+    await world.load(ref)
+    await world.renew(report("e1", missing_promises=(EnginePromise.STAGED_LOADS,)), report("e2"))
+    run, plan = await world.plan_unload(version=1)
+    await _withdraw(world, run, plan)
+    assert (await _commit(world, run, plan)).note == ""

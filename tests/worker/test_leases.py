@@ -14,10 +14,12 @@ from sqlalchemy import text
 
 from api.server import ApiServer
 from loradock.core.errors import LoradockError
+from loradock.core.promises import EnginePromise
 from loradock.core.requests import CacheReport, LeaseRenewal
-from loradock.engines import VllmEngine
+from loradock.engines import StockVllmEngine, VllmEngine
 from loradock.engines.protocol import Engine
-from loradock.engines.simulated import Faults
+from loradock.engines.simulated import Faults, serving
+from loradock.engines.simulated.stock import SimulatedStockEngine, create_stock_app
 from loradock.registry import engines as registered
 from loradock.registry.database import Database
 from loradock.registry.views import EngineView
@@ -360,3 +362,49 @@ async def test_an_agent_with_nothing_new_to_tell_quotes_what_it_told(
     found = await view(database)
     assert found is not None
     assert found.status == "unreachable"
+
+
+async def test_an_engine_of_another_kind_than_its_agent_was_told_gets_no_work_and_it_is_said_why(
+    api: ApiServer, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    stock = create_stock_app(SimulatedStockEngine())
+    with caplog.at_level(logging.WARNING):
+        async with serving(stock) as url, keeper_of(api.url, {"e1": url}) as keeper:
+            for _ in range(3):
+                await keeper.look()
+                await keeper.renew()
+    found = await view(database)
+    assert found is not None
+    assert (found.status, found.kind, found.incarnation) == ("unreachable", "unknown", None)
+    assert found.problem is not None
+    assert found.problem.startswith("engine_not_supported: ")
+    assert "--engine-kind stock-vllm" in found.problem
+    assert len([record for record in caplog.records if "--engine-kind" in record.message]) == 1
+
+
+async def test_a_stock_engine_joins_with_what_it_cannot_promise_and_its_restart_is_another_life(
+    api: ApiServer, database: Database, tmp_path: Path, registry: World
+) -> None:
+    stock = SimulatedStockEngine(base_model="tiny-base")
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serving(create_stock_app(stock)))
+        engine = StockVllmEngine(url, tmp_path / "record.json", lambda *_: None)
+        stack.push_async_callback(engine.aclose)
+        plane = ControlPlane(api.url, AGENT_TOKEN, "host-1")
+        stack.push_async_callback(plane.aclose)
+        seen = Seen()
+        keeper = LeaseKeeper(HostIdentity("host-1", "default"), {"e1": engine}, {"e1": url}, plane, seen.tell)
+        await keeper.look()
+        await keeper.renew()
+        before = await view(database)
+        stock.started_at += 60
+        await keeper.look()
+        await keeper.renew()
+        after = await view(database)
+    assert before is not None
+    assert (before.status, before.kind, before.base_model) == ("alive", "stock-vllm", "tiny-base")
+    assert set(before.missing_promises) == set(EnginePromise)
+    assert after is not None
+    assert after.incarnation not in (None, before.incarnation)
+    assert (await registry.actions()).count("engine.restarted") == 1
+    assert seen.lives == [("e1", before.incarnation), ("e1", after.incarnation)]

@@ -3,7 +3,8 @@
 With `--engines 1000` one process has so many of them, each under its name: `http://127.0.0.1:8001/engine-0001`; a file
 for `loradock agent --engines-file` is written with `--engines-file`.
 
-The extension's token comes from `LORADOCK_EXTENSION_TOKEN` or `LORADOCK_EXTENSION_TOKEN_FILE`, as with vLLM.
+The extension's token comes from `LORADOCK_EXTENSION_TOKEN` or `LORADOCK_EXTENSION_TOKEN_FILE`, as with vLLM. With `--stock`
+it is a vLLM without the extension, for `loradock agent --engine-kind stock-vllm`.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import uvicorn
 from loradock.engines.simulated.app import create_app
 from loradock.engines.simulated.engine import Faults, SimulatedEngine
 from loradock.engines.simulated.fleet import SimulatedFleet, engine_names
+from loradock.engines.simulated.stock import SimulatedStockEngine, create_stock_app
 from loradock_vllm.asgi import App
 from loradock_vllm.errors import ConfigurationError
 from loradock_vllm.settings import ExtensionSettings
@@ -26,17 +28,42 @@ from loradock_vllm.settings import ExtensionSettings
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal comes; returns the exit status: 2 when a setting is wrong."""
     options = _parser().parse_args(arguments)
-    try:
-        settings = ExtensionSettings.from_environment(os.environ)
-    except ConfigurationError as error:
-        sys.stderr.write(f"the simulated engine refuses to start: {error}\n")
-        return 2
-    base_config = None if options.base_config is None else json.loads(options.base_config.read_text())
     faults = Faults(
         load_seconds=options.load_seconds,
         load_jitter=options.load_jitter,
         token_seconds=options.token_seconds,
     )
+    if options.stock:
+        _serve(_stock(options, faults), options)
+        return 0
+    try:
+        settings = ExtensionSettings.from_environment(os.environ)
+    except ConfigurationError as error:
+        sys.stderr.write(f"the simulated engine refuses to start: {error}\n")
+        return 2
+    _serve(_extended(options, faults, settings), options)
+    return 0
+
+
+def _serve(app: App, options: argparse.Namespace) -> None:
+    uvicorn.run(app, host=options.host, port=options.port, log_level="info", lifespan="on", access_log=False)
+
+
+def _stock(options: argparse.Namespace, faults: Faults) -> App:
+    """One stock vLLM."""
+    engine = SimulatedStockEngine(
+        base_model=options.base_model,
+        max_loras=options.max_loras,
+        max_lora_rank=options.max_lora_rank,
+        hidden_size=options.hidden_size,
+        faults=faults,
+    )
+    return create_stock_app(engine, api_key=os.environ.get("VLLM_API_KEY") or None)
+
+
+def _extended(options: argparse.Namespace, faults: Faults, settings: ExtensionSettings) -> App:
+    """One engine with the extension, or many of them."""
+    base_config = None if options.base_config is None else json.loads(options.base_config.read_text())
 
     def make() -> SimulatedEngine:
         return SimulatedEngine(
@@ -49,17 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
 
     api_key = os.environ.get("VLLM_API_KEY") or None
-    app: App
     if options.engines is None:
-        app = create_app(make(), settings=settings, api_key=api_key)
-    else:
-        names = engine_names(options.engines)
-        app = SimulatedFleet(names, make, settings, api_key)
-        if options.engines_file is not None:
-            lines = [f"{name}=http://{options.host}:{options.port}/{name}\n" for name in names]
-            options.engines_file.write_text("".join(lines))
-    uvicorn.run(app, host=options.host, port=options.port, log_level="info", lifespan="on", access_log=False)
-    return 0
+        return create_app(make(), settings=settings, api_key=api_key)
+    names = engine_names(options.engines)
+    if options.engines_file is not None:
+        lines = [f"{name}=http://{options.host}:{options.port}/{name}\n" for name in names]
+        options.engines_file.write_text("".join(lines))
+    return SimulatedFleet(names, make, settings, api_key)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         metavar="FILE",
         help="config.json of the base model, to tell of in the state",
+    )
+    parser.add_argument(
+        "--stock", action="store_true", help="a vLLM without the extension: vLLM's own routes for adapters"
     )
     parser.add_argument(
         "--engines", type=int, default=None, metavar="N", help="so many engines, each under its name's path"

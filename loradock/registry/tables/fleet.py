@@ -34,7 +34,11 @@ class AgentRow(Base):
 
 
 class EngineRow(Base):
-    """An engine, as its agent last told."""
+    """An engine, as its agent last told.
+
+    Attributes:
+        problem: why its agent does not reach it, None where it does.
+    """
 
     __tablename__ = "engines"
     __table_args__ = (
@@ -62,6 +66,8 @@ class EngineRow(Base):
     served: Mapped[Json | None]
     unknown_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default=text("'{}'"))
     limitations: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    missing_promises: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    problem: Mapped[str | None]
     base_config: Mapped[Json | None]
     lease_until: Mapped[datetime]
     joined_at: Mapped[datetime] = mapped_column(server_default=NOW)
