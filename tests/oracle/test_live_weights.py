@@ -23,7 +23,7 @@ from tests.system.running import RunningStack
 
 SECONDS = float(os.environ.get("LORADOCK_ORACLE_SECONDS", "45"))
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(SECONDS + 400)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(SECONDS + 1000)]
 
 ADAPTERS = {"greeter-v1": "oracle-greeter@1", "greeter-v2": "oracle-greeter@2", "poet": "oracle-poet@1"}
 """Which weights are published as which version."""
