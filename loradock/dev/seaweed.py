@@ -102,7 +102,9 @@ class EmbeddedStore:
             env={
                 "PATH": os.environ.get("PATH", ""),
                 "HOME": str(self.folder),
-                "GOMEMLIMIT": "256MiB",
+                # With less it collects garbage all the time once a few hundred MB went through it, even when idle.
+                "GOMEMLIMIT": "512MiB",
+                "GOGC": "50",
                 **self.aws_environment,
             },
             cwd=self.folder,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from loradock.dev.engine_environment import DEFAULT_FOLDER, EngineEnvironment
+from loradock.dev.samples import Samples
 from tests.dev.processes import PROJECT, alive, environment, wait_until
 from tests.system.running import IMPORTS
 
@@ -83,12 +84,17 @@ def project(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(600)
-def test_the_demo_on_real_engines(project: Path, engine_environment: EngineEnvironment) -> None:
+@pytest.mark.timeout(900)
+def test_the_demo_on_real_engines(
+    project: Path, engine_environment: EngineEnvironment, tiny_model: Samples
+) -> None:
     (project / DEFAULT_FOLDER).symlink_to(engine_environment.folder)
+    # Made once for all tests: how it is made is the concern of tests/dev/test_tiny_model.py.
+    (project / ".loradock").mkdir()
+    (project / ".loradock" / "samples").symlink_to(tiny_model.folder)
     demo = Watched([sys.executable, "-m", "loradock", "demo"], project, "demo")
     try:
-        assert demo.wait(560) == 0, demo.output[-3000:]
+        assert demo.wait(860) == 0, demo.output[-3000:]
     finally:
         demo.end()
     told = demo.output
