@@ -6,9 +6,7 @@ long is held up until heartbeats have come.
 
 import asyncio
 import functools
-import importlib
 import json
-import pkgutil
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +16,10 @@ from typing import Any
 
 import pytest
 
-from activities import heartbeats, interface, progress
+from activities import heartbeats, progress
 from activities.artifacts import ArtifactActivities
+from activities.batches import BatchActivities
+from activities.cards import CardActivities
 from activities.collection import CollectionActivities
 from activities.engines import EngineActivities
 from activities.host_cache import CacheActivities
@@ -34,9 +34,11 @@ from activities.interface.collection import (
     RemoveUploadInput,
     RetireInput,
 )
-from activities.interface.common import ActivitySpec
 from activities.interface.hosts import HostInput, LoadAdapterInput, UnloadAdapterInput
+from activities.operations import OperationActivities
 from activities.progress import TransferSlots
+from activities.reconcile import ReconcileActivities
+from activities.versions import VersionActivities
 from loradock.artifacts.cache import HostCache
 from loradock.artifacts.sources.file import FileSource
 from loradock.artifacts.staging import Staging
@@ -51,6 +53,7 @@ from tests.activities.conftest import Running
 from tests.activities.parts import RUN, Bench, Reports, ref_of, target
 from tests.artifacts.helpers import manifest_of
 from tests.registry.world import World, new_publish
+from workflows.calls import DEATH_SHOWS
 
 HISTORIES = Path(__file__).parents[1] / "workflows" / "histories"
 BEATS = 3
@@ -305,13 +308,23 @@ async def test_a_load_heartbeats_while_it_waits_for_a_thread(rig: Rig, bench: Be
     assert held.outcome == "heartbeats"
 
 
+def names_of(*classes: type) -> set[str]:
+    """The activities of these classes."""
+    made = [getattr(one, "__temporal_activity_definition", None) for c in classes for one in vars(c).values()]
+    return {one.name for one in made if one is not None}
+
+
 def test_every_activity_that_has_to_heartbeat_is_looked_at_here() -> None:
     timeouts = heartbeat_timeouts()
-    assert {name for name, found in timeouts.items() if found != {"0s"}} == set(CALLS)
-    modules = [
-        importlib.import_module(f"{interface.__name__}.{one.name}")
-        for one in pkgutil.iter_modules(interface.__path__)
-    ]
-    specs = {one.name for module in modules for one in vars(module).values() if isinstance(one, ActivitySpec)}
-    # In no history; both are calls of the registry, like `retract_card`.
-    assert specs - set(timeouts) <= {"mark_lost", "mark_cards_lost"}
+    on_registry = names_of(
+        OperationActivities, VersionActivities, CardActivities, BatchActivities, ReconcileActivities
+    ) | {"record_collection"}
+    # The lifecycle worker heartbeats for these, by just this timeout: test_liveness.py.
+    by_worker = {"0s", f"{DEATH_SHOWS.total_seconds():.0f}s"}
+    assert {name for name in on_registry & timeouts.keys() if not timeouts[name] <= by_worker} == set()
+    assert {name for name, found in timeouts.items() if found != {"0s"}} - on_registry == set(CALLS)
+    others = names_of(
+        ArtifactActivities, CacheActivities, EngineActivities, HostWorkActivities, CollectionActivities
+    )
+    assert others - on_registry - set(CALLS) == {"observe_engine"}
+    assert timeouts["observe_engine"] == {"0s"}
