@@ -19,7 +19,15 @@ from api.server import open_dependencies
 from loradock.core.models import OperationKind, OperationState
 from loradock.metrics.catalog import Process, metrics_of
 from loradock.registry.database import Database
-from tests.api.conftest import AGENT_TOKEN, assert_problem, bearer, client_of, serving, settings_for
+from tests.api.conftest import (
+    AGENT_TOKEN,
+    OPERATOR_TOKEN,
+    assert_problem,
+    bearer,
+    client_of,
+    serving,
+    settings_for,
+)
 from tests.api.world import World
 from tests.registry.test_figures import FLEET
 from tests.registry.test_indexes import statements
@@ -50,6 +58,12 @@ def of(**labels: str) -> frozenset[tuple[str, str]]:
     return frozenset(labels.items())
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shared machines are slow at times: what is left out then is not what these tests are about."""
+    monkeypatch.setattr(api_metrics, "READ_SECONDS", 60.0)
+
+
 @pytest.fixture
 def _always_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_metrics, "FRESH_SECONDS", -1.0)
@@ -64,7 +78,7 @@ async def test_calls_are_counted_by_the_routes_template_and_never_by_the_path(
     for path in ("/v1/engines/e0", "/v1/engines/e1", "/v1/engines/none", "/v1/adapters/org/x", "/nowhere/7"):
         await client.get(path)
     await client.request("BREW", "/v1/engines/e0")
-    await client.delete("/v1/engines/e0")
+    await client.patch("/v1/engines/e0")
     found = await scrape(client)
     counts = found["loradock_http_requests_total"]
     engine = "/v1/engines/{engine}"
@@ -73,7 +87,7 @@ async def test_calls_are_counted_by_the_routes_template_and_never_by_the_path(
     assert counts[of(method="GET", route="/v1/adapters/{name:path}", status="404")] == 1
     assert counts[of(method="GET", route="none", status="404")] == 1
     assert counts[of(method="other", route=engine, status="405")] == 1
-    assert counts[of(method="DELETE", route=engine, status="405")] == 1
+    assert counts[of(method="PATCH", route=engine, status="405")] == 1
     assert found["loradock_http_request_seconds_count"][of(method="GET", route=engine)] == 3
     assert found["loradock_http_requests_open"][of()] == 1  # the scrape itself
 
@@ -164,8 +178,11 @@ async def test_the_number_of_series_does_not_grow_with_adapters_or_operations(
 
 
 async def test_a_scrape_of_a_thousand_engines_is_one_query_and_the_next_one_none(
-    client: httpx.AsyncClient, parts: ApiDependencies
+    client: httpx.AsyncClient, parts: ApiDependencies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        api_metrics, "FRESH_SECONDS", 3600.0
+    )  # this machine may take longer than they stay fresh
     await _fill(parts.database)
     async with statements(parts.database) as seen:
         found = await scrape(client)
@@ -259,13 +276,13 @@ async def test_an_event_stream_counts_as_open_until_it_ends(parts: ApiDependenci
     operation = await world.operation(OperationKind.PUBLISH, "greeter")
     async with (
         serving(parts) as server,
-        httpx.AsyncClient(base_url=server.url, headers=bearer("operator-token-of-the-tests")) as one,
+        httpx.AsyncClient(base_url=server.url, headers=bearer(OPERATOR_TOKEN), timeout=60) as one,
     ):
         async with one.stream("GET", f"/v1/operations/{operation.id}/events") as stream:
             lines = stream.aiter_lines()
             await anext(lines)
             assert (await scrape(one))["loradock_http_requests_open"][of()] == 2
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while (await scrape(one))["loradock_http_requests_open"][of()] > 1:
                 await asyncio.sleep(0.05)
         route = of(method="GET", route="/v1/operations/{operation}/events", status="200")
