@@ -321,7 +321,10 @@ async def test_a_driver_that_fails_as_none_should_makes_an_engine_unreachable_an
         monkeypatch.setattr(keeper._engines["e1"], "state", fail)
         for _ in range(2):
             await keeper.look()
-        assert keeper._reports["e1"] == before.model_copy(update={"reachable": False})
+        now = keeper._reports["e1"]
+        assert now == before.model_copy(update={"reachable": False, "problem": now.problem})
+        assert now.problem
+        assert "hunter2" not in now.problem
     (told,) = [record for record in caplog.records if "engine e1" in record.message]
     assert "hunter2" not in told.message
     assert told.exc_info is not None
