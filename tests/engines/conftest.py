@@ -104,7 +104,7 @@ def simulated_stock() -> SimulatedStockEngine:
         max_loras=3,
         max_lora_rank=16,
         hidden_size=HIDDEN,
-        faults=Faults(token_seconds=0.005),
+        faults=Faults(token_seconds=0.01),
     )
 
 
@@ -116,7 +116,7 @@ def digest_by_path(_: str, path: str) -> str | None:
 
 def stock_driver(url: str, folder: Path, **options: Any) -> Callable[[httpx.AsyncClient], StockVllmEngine]:
     """Makes the driver of a stock engine that has rank 16 and is judged quickly."""
-    chosen = StockOptions(**{"max_lora_rank": 16, "quiet_seconds": 0.2, "grace_seconds": 0.5, **options})
+    chosen = StockOptions(**{"max_lora_rank": 16, "quiet_seconds": 0.3, "grace_seconds": 0.6, **options})
 
     def make(client: httpx.AsyncClient) -> StockVllmEngine:
         return StockVllmEngine(url, folder / "record.json", digest_by_path, options=chosen, client=client)
