@@ -237,7 +237,7 @@ async def vllm_stock_world(
     def expected(version: Version | None, prompt: str) -> str:
         return reference[version.source.name if version else ""][prompt]
 
-    make = stock_driver(vllm_stock.url, tmp_path, max_loras=4, quiet_seconds=0.3)
+    make = stock_driver(vllm_stock.url, tmp_path, max_loras=4, quiet_seconds=0.1)
     host, good, missing = tmp_path / "host", list(tiny_model.adapters.values()), frozenset(MISSING_PROMISES)
     base, url, kind = vllm_stock.base_model, vllm_stock.url, "stock-vllm"
     async with _world(url, "", base, kind, host, good, expected, make=make, missing=missing) as world:
